@@ -1,0 +1,5 @@
+//! What S3 asks of us, as pure functions: keys, signatures, and what its answers mean.
+
+pub mod answer;
+pub mod key;
+pub mod sign;

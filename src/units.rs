@@ -1,0 +1,238 @@
+//! Words with units, as they are written in the config: times, sizes, networks, status sets.
+//!
+//! Every type here parses from one scalar and says in its error what it would have accepted.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// A value that the config writes as one YAML scalar.
+pub trait Scalar: Sized {
+    /// The value, or a sentence that says what would have been accepted.
+    fn parse(text: &str) -> Result<Self, String>;
+    /// Words of a closed set, empty when the value is open.
+    fn choices() -> &'static [&'static str] {
+        &[]
+    }
+    /// The JSON Schema type of the value: `string`, `integer`, `boolean`.
+    const KIND: &'static str;
+}
+
+impl Scalar for String {
+    const KIND: &'static str = "string";
+    fn parse(text: &str) -> Result<Self, String> {
+        Ok(text.to_owned())
+    }
+}
+
+impl Scalar for bool {
+    const KIND: &'static str = "boolean";
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            _ => Err("write true or false".into()),
+        }
+    }
+}
+
+impl Scalar for u32 {
+    const KIND: &'static str = "integer";
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| "write a whole number, 0 or more".into())
+    }
+}
+
+impl Scalar for Duration {
+    const KIND: &'static str = "string";
+    fn parse(text: &str) -> Result<Self, String> {
+        humantime::parse_duration(text).map_err(|_| "write a time with its unit, such as 250ms, 10s, 5m or 1h".into())
+    }
+}
+
+/// A number of bytes: `32KiB`, `1GiB`, `4096`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bytes(pub u64);
+
+impl Scalar for Bytes {
+    const KIND: &'static str = "string";
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse::<bytesize::ByteSize>()
+            .map(|size| Bytes(size.as_u64()))
+            .map_err(|_| "write a size with its unit, such as 4096, 32KiB or 1GiB".into())
+    }
+}
+
+/// A network of addresses in CIDR form (RFC 4632): `10.0.0.0/8`, `::1/128`, or one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    base: IpAddr,
+    prefix: u8,
+}
+
+impl Network {
+    /// Whether `address` lies in this network. An IPv4 address mapped into IPv6 counts as IPv4.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.base, address.to_canonical()) {
+            (IpAddr::V4(base), IpAddr::V4(address)) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0);
+                u32::from(base) & mask == u32::from(address) & mask
+            }
+            (IpAddr::V6(base), IpAddr::V6(address)) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0);
+                u128::from(base) & mask == u128::from(address) & mask
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Scalar for Network {
+    const KIND: &'static str = "string";
+    fn parse(text: &str) -> Result<Self, String> {
+        const ADVICE: &str = "write a network such as 10.0.0.0/8, 192.168.1.7 or fd00::/8";
+        let (base, prefix) = match text.split_once('/') {
+            Some((base, prefix)) => (base, Some(prefix)),
+            None => (text, None),
+        };
+        let base: IpAddr = base.parse().map_err(|_| ADVICE)?;
+        let widest = if base.is_ipv4() { 32 } else { 128 };
+        let prefix = match prefix {
+            Some(prefix) => prefix.parse().map_err(|_| ADVICE)?,
+            None => widest,
+        };
+        if prefix > widest {
+            return Err(ADVICE.into());
+        }
+        Ok(Network { base, prefix })
+    }
+}
+
+/// A status code that the config may name: 400 to 599.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Status(pub u16);
+
+impl Scalar for Status {
+    const KIND: &'static str = "integer";
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(code @ 400..=599) => Ok(Status(code)),
+            _ => Err("write an error status, 400 to 599".into()),
+        }
+    }
+}
+
+/// A set of error statuses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StatusSet(BTreeSet<u16>);
+
+impl StatusSet {
+    pub fn contains(&self, status: u16) -> bool {
+        self.0.contains(&status)
+    }
+}
+
+impl FromIterator<u16> for StatusSet {
+    fn from_iter<I: IntoIterator<Item = u16>>(statuses: I) -> Self {
+        StatusSet(statuses.into_iter().collect())
+    }
+}
+
+impl fmt::Display for StatusSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words: Vec<_> = self.0.iter().map(u16::to_string).collect();
+        write!(f, "{}", words.join(", "))
+    }
+}
+
+/// `host:port`, where the host is a name, an IPv4 address, or an IPv6 address in brackets.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HostPort {
+    /// The host without brackets.
+    pub host: String,
+    pub port: u16,
+}
+
+impl Scalar for HostPort {
+    const KIND: &'static str = "string";
+    fn parse(text: &str) -> Result<Self, String> {
+        const ADVICE: &str = "write host:port, such as 192.168.1.10:80, node-a:8080 or [fd00::10]:80";
+        let (host, port) = text.rsplit_once(':').ok_or(ADVICE)?;
+        let port = port.parse().map_err(|_| ADVICE)?;
+        let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            Some(inner) if inner.parse::<std::net::Ipv6Addr>().is_ok() => inner,
+            Some(_) => return Err(ADVICE.into()),
+            None => host,
+        };
+        let bare_v6 = host.contains(':') && !text.starts_with('[');
+        if host.is_empty() || bare_v6 || host.bytes().any(|b| !b.is_ascii_graphic() || b == b'/' || b == b'@') {
+            return Err(ADVICE.into());
+        }
+        Ok(HostPort { host: host.to_owned(), port })
+    }
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_hold_their_addresses() {
+        const CASES: &[(&str, &str, bool)] = &[
+            ("10.0.0.0/8", "10.255.1.2", true),
+            ("10.0.0.0/8", "11.0.0.1", false),
+            ("0.0.0.0/0", "8.8.8.8", true),
+            ("192.168.1.7", "192.168.1.7", true),
+            ("192.168.1.7", "192.168.1.8", false),
+            ("10.0.0.0/8", "::ffff:10.1.2.3", true),
+            ("fd00::/8", "fd12::1", true),
+            ("::/0", "10.0.0.1", false),
+        ];
+        for (network, address, inside) in CASES {
+            let network = Network::parse(network).unwrap();
+            assert_eq!(network.contains(address.parse().unwrap()), *inside, "{network:?} {address}");
+        }
+        for bad in ["10.0.0.0/33", "10.0.0/8", "", "::/129", "x"] {
+            assert!(Network::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn host_and_port_are_told_apart() {
+        const CASES: &[(&str, Option<(&str, u16)>)] = &[
+            ("a:80", Some(("a", 80))),
+            ("[::1]:80", Some(("::1", 80))),
+            ("::1:80", None),
+            ("a", None),
+            ("a:http", None),
+            (":80", None),
+            ("a/b:80", None),
+            ("[x]:80", None),
+        ];
+        for (text, expected) in CASES {
+            let parsed = HostPort::parse(text).ok();
+            assert_eq!(parsed.as_ref().map(|a| (a.host.as_str(), a.port)), *expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn times_and_sizes_need_sensible_units() {
+        assert_eq!(Duration::parse("250ms"), Ok(Duration::from_millis(250)));
+        assert!(Duration::parse("10").is_err());
+        assert_eq!(Bytes::parse("32KiB"), Ok(Bytes(32 * 1024)));
+        assert_eq!(Bytes::parse("4096"), Ok(Bytes(4096)));
+        assert!(Bytes::parse("many").is_err());
+        assert!(Status::parse("200").is_err());
+    }
+}
