@@ -7,6 +7,8 @@
 //!
 //! Why a set and not a counter: a counter bounds how often we run in a circle, a set leaves no circle.
 
+use std::ops::Deref;
+
 use crate::hop::{TargetId, Visited};
 use crate::units::StatusSet;
 
@@ -197,14 +199,15 @@ pub enum Step {
     Refuse(Refusal),
 }
 
-/// One request's walk along its plan.
+/// One request's walk along its plan, which it borrows or shares.
 #[derive(Debug)]
-pub struct Search<'p> {
-    plan: &'p Plan,
+pub struct Search<P> {
+    plan: P,
     stage: usize,
     visited: Visited,
     attempts: u32,
     repeat: Repeat,
+    stores_only: bool,
     /// The gravest thing met so far, which decides the final status.
     gravest: Gravity,
 }
@@ -221,9 +224,17 @@ enum Gravity {
     StoreTimeout,
 }
 
-impl<'p> Search<'p> {
-    pub fn new(plan: &'p Plan, repeat: Repeat) -> Self {
-        Search { plan, stage: 0, visited: Visited::default(), attempts: 0, repeat, gravest: Gravity::Absent }
+impl<P: Deref<Target = Plan>> Search<P> {
+    pub fn new(plan: P, repeat: Repeat) -> Self {
+        Search {
+            plan,
+            stage: 0,
+            visited: Visited::default(),
+            attempts: 0,
+            repeat,
+            stores_only: false,
+            gravest: Gravity::Absent,
+        }
     }
 
     /// The next target, never one that was handed out before.
@@ -236,6 +247,7 @@ impl<'p> Search<'p> {
         }
         while let Some(stage) = self.plan.stages.get(self.stage) {
             let target = match *stage {
+                Stage::Pool(_) if self.stores_only => None,
                 Stage::Pool(pool) => pick(pool, &self.visited),
                 Stage::Store(_) if self.repeat == Repeat::Never => None,
                 Stage::Store(store) => Some(store),
@@ -281,6 +293,11 @@ impl<'p> Search<'p> {
             (Outcome::Found(_), Kind::Store) => Gravity::Absent, // returned above
         });
         Verdict::Next
+    }
+
+    /// From here on asks no node: the request came from one (design §4).
+    pub fn ask_stores_only(&mut self) {
+        self.stores_only = true;
     }
 
     pub fn visited(&self) -> &Visited {

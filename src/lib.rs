@@ -1,8 +1,25 @@
+pub mod access_log;
+pub mod admin;
+pub mod chain;
+pub mod cli;
+pub mod config;
+#[cfg(feature = "demo")]
+mod demo;
+pub mod edge;
 pub mod fallback;
 pub mod headers;
 pub mod health;
 pub mod hop;
+pub mod metrics;
+pub mod origin;
+pub mod pool;
+pub mod probe;
+pub mod proxy;
 pub mod s3;
+pub mod server;
 pub mod shape;
+pub mod snapshot;
+pub mod tls;
+pub mod trip;
 pub mod units;
 pub mod via;

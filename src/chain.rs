@@ -1,0 +1,382 @@
+//! The chain: carries out what [`crate::fallback`] decides. Asks, discards, asks the next, relays.
+//!
+//! The first byte goes to the client only when an answer is to be served, and after it there is no next
+//! target: an answer that breaks off aborts the client's connection, so that a part is never taken for the
+//! whole.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Version, header};
+use log::{debug, warn};
+use pingora::http::ResponseHeader;
+use pingora::protocols::http::ServerSession;
+use pingora::{Error, ErrorType, Result};
+use tokio::time::{Instant, timeout_at};
+
+use crate::config::Route;
+use crate::fallback::{Busy, Failure, Kind, Outcome, Plan, Refusal, Repeat, Search, Step, Verdict};
+use crate::headers::{self, Client, PROXY_STATUS, SERVER_TIMING};
+use crate::health::Signal;
+use crate::hop::{TargetId, Visited};
+use crate::metrics::Metrics;
+use crate::origin::{Answer, Ask, Asked, NodeOrigin, Origin, S3Origin, Upstream};
+use crate::pool::turns::Turn;
+use crate::pool::{Node, Pool};
+use crate::snapshot::{Caller, Snapshot};
+use crate::trip::{Attempt, Trip};
+
+/// The origins of one snapshot, and the way along them.
+pub struct Chain {
+    pub snapshot: Arc<Snapshot>,
+    pub metrics: Arc<Metrics>,
+    /// By pool, then as in the pool's nodes.
+    nodes: Vec<Vec<NodeOrigin>>,
+    pub stores: HashMap<TargetId, Arc<S3Origin>>,
+    /// When each node was last reported to point back, so that a loop does not flood the log.
+    reported: Mutex<HashMap<String, Instant>>,
+}
+
+/// A GET or HEAD to answer.
+pub struct Request<'a> {
+    pub method: &'a Method,
+    /// In origin form.
+    pub target: &'a [u8],
+    pub version: Version,
+    pub headers: &'a HeaderMap,
+    pub client: &'a Client,
+    pub caller: Caller<'a>,
+    pub route: &'a Route,
+    pub started: Instant,
+}
+
+/// A target in hand, with what it takes to ask it.
+enum Chosen<'a> {
+    Node { pool: &'a Pool, node: &'a Node, origin: &'a NodeOrigin },
+    Store(&'a S3Origin),
+}
+
+impl Chain {
+    pub fn new(snapshot: Arc<Snapshot>, metrics: Arc<Metrics>) -> Self {
+        let origins = |pool: &Pool| {
+            let upstream = Arc::new(Upstream::new(pool.config.bounds, None));
+            let host = pool.config.host.as_deref();
+            let origin = |node: &Arc<Node>| {
+                NodeOrigin::new(node.clone(), upstream.clone(), pool.config.fallback_on.clone(), host)
+            };
+            pool.nodes.iter().map(origin).collect()
+        };
+        let nodes = snapshot.pools.iter().map(origins).collect();
+        let stores = snapshot
+            .config
+            .stores
+            .iter()
+            .map(|store| (store.target, Arc::new(S3Origin::new(store, &metrics))))
+            .collect();
+        Chain { snapshot, metrics, nodes, stores, reported: Mutex::default() }
+    }
+
+    /// Walks the route's plan for `request` and answers it on `session`.
+    ///
+    /// # Errors
+    /// When the answer could not be sent whole. The connection must then be closed.
+    pub async fn run(&self, session: &mut ServerSession, request: &Request<'_>, trip: &mut Trip) -> Result<()> {
+        let for_node = headers::for_node(request.headers, request.client);
+        let for_store = headers::for_s3(request.headers);
+        let ask = Ask {
+            method: request.method,
+            target: request.target,
+            host: request.headers.get(header::HOST),
+            for_node: &for_node,
+            for_store: &for_store,
+            deadline: request.started + request.route.deadline,
+        };
+        let mut search = Search::new(request.route.plan.as_ref(), Repeat::Safe);
+        if let Caller::Node(node) = request.caller {
+            self.report_loop(&node.name, trip);
+            search.ask_stores_only();
+        }
+        loop {
+            let (target, chosen) = match self.next(&mut search, request, &ask) {
+                Ok(next) => next,
+                Err(refusal) => return self.refuse(session, request, refusal, trip).await,
+            };
+            let turn = match (&request.caller, &chosen) {
+                (Caller::Neighbour, Chosen::Node { pool, .. }) => match self.take_turn(pool, target, request).await {
+                    Ok(turn) => Some(turn),
+                    Err(points_back) => {
+                        self.report_loop(&points_back, trip);
+                        search.judge(Kind::Node, Outcome::Busy(Busy::Full));
+                        search.ask_stores_only();
+                        continue;
+                    }
+                },
+                _ => None,
+            };
+            let began = Instant::now();
+            let Asked { outcome, answer } = chosen.origin().ask(&ask).await;
+            drop(turn);
+            self.record(&chosen, outcome, began.elapsed(), trip);
+            match (search.judge(chosen.kind(), outcome), answer) {
+                (Verdict::Serve, Some(answer)) => return self.serve(session, request, &chosen, answer, trip).await,
+                (Verdict::Next, Some(answer)) => answer.discard().await,
+                (Verdict::Next, None) => {}
+                (Verdict::Refuse(refusal), _) => return self.refuse(session, request, refusal, trip).await,
+                (Verdict::Serve, None) => {
+                    // invariant: only an answer that was read has a status to serve
+                    let refusal = Refusal { status: 502, failure: Some(Failure::ProxyInternalError) };
+                    return self.refuse(session, request, refusal, trip).await;
+                }
+            }
+        }
+    }
+
+    /// The next target of the search, with its origin.
+    fn next<'a>(
+        &'a self,
+        search: &mut Search<&Plan>,
+        request: &Request<'_>,
+        ask: &Ask<'_>,
+    ) -> std::result::Result<(TargetId, Chosen<'a>), Refusal> {
+        let now = self.snapshot.now();
+        let path = match request.caller {
+            Caller::Neighbour => Some(self.snapshot.turns.path(request.target)),
+            _ => None,
+        };
+        let mut picked = None;
+        let pick = |pool: usize, visited: &Visited| {
+            let asked_already = |node: &Node| path.is_some_and(|path| self.snapshot.turns.is_open(node.target, path));
+            let chosen = self.snapshot.pools.get(pool)?.pick(visited, now, asked_already)?;
+            picked = Some((pool, chosen.target));
+            Some(chosen.target)
+        };
+        let target = match search.next(Instant::now() >= ask.deadline, pick) {
+            Step::Try(target) => target,
+            Step::Refuse(refusal) => return Err(refusal),
+        };
+        let node = picked.filter(|(_, node)| *node == target).and_then(|(pool, _)| self.node_origin(pool, target));
+        let store = || self.stores.get(&target).map(|store| Chosen::Store(store));
+        let missing = Refusal { status: 502, failure: Some(Failure::ProxyInternalError) };
+        node.or_else(store).map(|chosen| (target, chosen)).ok_or(missing)
+    }
+
+    fn node_origin(&self, pool: usize, target: TargetId) -> Option<Chosen<'_>> {
+        let origins = self.nodes.get(pool)?;
+        let pool = self.snapshot.pools.get(pool)?;
+        let i = pool.nodes.iter().position(|node| node.target == target)?;
+        Some(Chosen::Node { pool, node: &pool.nodes[i], origin: &origins[i] })
+    }
+
+    /// Waits until `target` is not being asked for this path. The error is the name of the node that keeps
+    /// everybody waiting.
+    async fn take_turn(
+        &self,
+        pool: &Pool,
+        target: TargetId,
+        request: &Request<'_>,
+    ) -> std::result::Result<Turn<'_>, String> {
+        let turns = &self.snapshot.turns;
+        let path = turns.path(request.target);
+        loop {
+            if let Some(turn) = turns.begin(target, path) {
+                return Ok(turn);
+            }
+            if !turns.wait(&[target], path).await {
+                let all: Vec<TargetId> = pool.nodes.iter().map(|node| node.target).collect();
+                let latest = turns.latest(&all, path).unwrap_or(target);
+                return Err(self.snapshot.node(latest).map(|node| node.name.clone()).unwrap_or_default());
+            }
+        }
+    }
+
+    /// Counts and logs that `node` sent one of our requests back.
+    pub fn report_loop(&self, node: &str, trip: &mut Trip) {
+        self.metrics.loops.with_label_values(&[node]).inc();
+        trip.looped_by = Some(node.to_owned());
+        let now = Instant::now();
+        let Ok(mut reported) = self.reported.lock() else { return };
+        let due = reported.get(node).is_none_or(|before| now - *before > LOOP_REPORT);
+        if due {
+            reported.insert(node.to_owned(), now);
+            warn!(
+                "node {node} points back: it asks hopfall for files that hopfall asks it for; make it answer 404 instead"
+            );
+        }
+    }
+
+    fn record(&self, chosen: &Chosen<'_>, outcome: Outcome, took: Duration, trip: &mut Trip) {
+        let (target, pool) = match chosen {
+            Chosen::Node { pool, node, .. } => {
+                node.metrics.attempted(outcome.as_str());
+                let signal = if outcome.harms_health() { Signal::RequestFailed } else { Signal::RequestPassed };
+                if !matches!(outcome, Outcome::Busy(_)) || outcome.harms_health() {
+                    pool.observe(node, signal, self.snapshot.now(), &self.metrics);
+                }
+                (node.name.as_str(), pool.name())
+            }
+            Chosen::Store(store) => {
+                store.metrics.attempted(outcome.as_str());
+                (store.config.name.as_str(), store.config.name.as_str())
+            }
+        };
+        if let Some(before) = trip.attempts.last() {
+            self.metrics.fallbacks.with_label_values(&[before.target.as_str(), target, before.outcome.as_str()]).inc();
+        }
+        trip.attempts.push(Attempt { target: target.to_owned(), pool: pool.to_owned(), outcome, took });
+    }
+
+    async fn serve(
+        &self,
+        session: &mut ServerSession,
+        request: &Request<'_>,
+        chosen: &Chosen<'_>,
+        mut answer: Answer,
+        trip: &mut Trip,
+    ) -> Result<()> {
+        trip.served_by = trip.attempts.last().map(|attempt| attempt.target.clone());
+        let from_store = chosen.kind() == Kind::Store;
+        let mut fields = headers::for_client(&answer.head().headers, from_store);
+        let status = answer.status();
+        let bodiless = *request.method == Method::HEAD || matches!(status, 204 | 304);
+        if !bodiless && !fields.contains_key(header::CONTENT_LENGTH) {
+            match request.version {
+                Version::HTTP_11 => {
+                    fields.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+                }
+                // Only the connection's end can end this body.
+                Version::HTTP_10 => session.set_keepalive(None),
+                _ => {}
+            }
+        }
+        self.tell(&mut fields, request.client, trip);
+        let until = request.started + request.route.transfer_deadline;
+        send_head(session, status, fields, trip).await?;
+        if bodiless {
+            // HEAD and 304 have no body, so the connection is free at once.
+            answer.finish().await;
+            return Ok(());
+        }
+        let idle = chosen.origin().body_idle_timeout();
+        loop {
+            let piece = match timeout_at(until, answer.next_piece(idle)).await {
+                Ok(Ok(Some(piece))) => piece,
+                Ok(Ok(None)) => break,
+                Ok(Err(failure)) => return Err(abort("upstream", failure, trip)),
+                Err(_) => return Err(abort("deadline", Failure::HttpResponseTimeout, trip)),
+            };
+            let length = piece.len() as u64;
+            match timeout_at(until, session.write_response_body(piece, false)).await {
+                Ok(Ok(())) => {
+                    trip.sent += length;
+                    if from_store {
+                        trip.from_store += length;
+                        self.metrics.s3_bytes.inc_by(length);
+                    }
+                }
+                Ok(Err(error)) => {
+                    trip.aborted = Some("client");
+                    return Err(error);
+                }
+                Err(_) => return Err(abort("deadline", Failure::HttpResponseTimeout, trip)),
+            }
+        }
+        answer.finish().await;
+        session.write_response_body(Bytes::new(), true).await.inspect_err(|_| trip.aborted = Some("client"))
+    }
+
+    /// Answers with a status of our own. The client's connection stays usable.
+    pub async fn refuse(
+        &self,
+        session: &mut ServerSession,
+        request: &Request<'_>,
+        refusal: Refusal,
+        trip: &mut Trip,
+    ) -> Result<()> {
+        let called_back = matches!(request.caller, Caller::Node(_));
+        let refusal = if called_back && refusal == Refusal::ABSENT { Refusal::LOOP } else { refusal };
+        trip.failure = refusal.failure;
+        let mut fields = HeaderMap::with_capacity(8);
+        let max_age = request.route.absent_max_age.as_secs();
+        let cache = match refusal == Refusal::ABSENT && max_age > 0 {
+            true => HeaderValue::from_str(&format!("max-age={max_age}")).unwrap_or(NO_STORE),
+            false => NO_STORE,
+        };
+        fields.insert(header::CACHE_CONTROL, cache);
+        if refusal.status == 503 {
+            fields.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        self.tell(&mut fields, request.client, trip);
+        send_own(session, request.method, refusal.status, fields, trip).await
+    }
+
+    /// Adds what we say of ourselves to an answer: `Via`, `Server-Timing`, `Proxy-Status`.
+    fn tell(&self, fields: &mut HeaderMap, client: &Client, trip: &Trip) {
+        fields.append(header::VIA, HeaderValue::from_static("1.1 hopfall"));
+        let mut append = |name, text: Option<String>| {
+            if let Some(value) = text.and_then(|text| HeaderValue::from_str(&text).ok()) {
+                fields.append(name, value);
+            }
+        };
+        append(SERVER_TIMING, trip.server_timing(client.trusted));
+        append(PROXY_STATUS, Some(trip.proxy_status(client.trusted)));
+    }
+}
+
+impl Chosen<'_> {
+    fn origin(&self) -> &dyn Origin {
+        match self {
+            Chosen::Node { origin, .. } => *origin,
+            Chosen::Store(store) => *store,
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Chosen::Node { .. } => Kind::Node,
+            Chosen::Store(_) => Kind::Store,
+        }
+    }
+}
+
+/// The answer broke off after its head was sent: all that is left is to make that plain to the client.
+fn abort(side: &'static str, failure: Failure, trip: &mut Trip) -> Box<Error> {
+    debug!("an answer is cut short: {side}: {}", failure.as_str());
+    trip.aborted = Some(side);
+    trip.failure = Some(failure);
+    Error::explain(ErrorType::InternalError, "answer cut short")
+}
+
+/// Sends a short answer of our own with a body that says its status.
+pub async fn send_own(
+    session: &mut ServerSession,
+    method: &Method,
+    status: u16,
+    mut fields: HeaderMap,
+    trip: &mut Trip,
+) -> Result<()> {
+    let reason =
+        http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("error");
+    let body = format!("{status} {reason}\n");
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    fields.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    send_head(session, status, fields, trip).await?;
+    if *method != Method::HEAD {
+        trip.sent += body.len() as u64;
+        session.write_response_body(Bytes::from(body), true).await.inspect_err(|_| trip.aborted = Some("client"))?;
+    }
+    Ok(())
+}
+
+async fn send_head(session: &mut ServerSession, status: u16, fields: HeaderMap, trip: &mut Trip) -> Result<()> {
+    let mut head = ResponseHeader::build(status, Some(fields.len() + 2))?;
+    for (name, value) in &fields {
+        head.append_header(name, value)?;
+    }
+    session.write_response_header(Box::new(head)).await.inspect_err(|_| trip.aborted = Some("client"))
+}
+
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+/// How often one node is reported to point back.
+const LOOP_REPORT: Duration = Duration::from_secs(10);

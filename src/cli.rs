@@ -1,0 +1,149 @@
+//! The command line.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use clap::{Parser, Subcommand};
+use log::{LevelFilter, error};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::{Config, Level, Problems};
+use crate::server::{Server, Stop};
+
+/// A reverse proxy for storage nodes with lean disks: when a node answers 404, hopfall asks the next one
+/// that it has not asked yet, and at last S3. It cannot loop.
+#[derive(Debug, Parser)]
+#[command(name = "hopfall", version, after_help = EXITS)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve, as a config file says
+    ///
+    /// SIGTERM drains: no new connections, and requests under way may end. SIGINT stops at once.
+    Run {
+        /// The config file (YAML)
+        #[arg(short, long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Check a config file and print everything that is wrong with it
+    Check {
+        /// The config file (YAML)
+        #[arg(value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Show the chain at work: two nodes, a signed S3 store and hopfall, all in this process
+    #[cfg(feature = "demo")]
+    Demo {
+        /// Make the requests, show their hops and exit: 0 only if every case came out right
+        #[arg(long)]
+        once: bool,
+    },
+}
+
+const EXITS: &str = "Exit codes: 0 done; 1 could not start or run; 2 bad usage or config.";
+
+impl Cli {
+    /// Carries out the command.
+    pub fn run(self) -> ExitCode {
+        match self.command {
+            Command::Run { config } => run(&config),
+            Command::Check { config } => check(&config),
+            #[cfg(feature = "demo")]
+            Command::Demo { once } => crate::demo::run(once),
+        }
+    }
+}
+
+fn check(path: &Path) -> ExitCode {
+    match Config::load(path) {
+        Ok(config) => {
+            let nodes: usize = config.pools.iter().map(|pool| pool.nodes.len()).sum();
+            let (listeners, pools, stores) = (config.listeners.len(), config.pools.len(), config.stores.len());
+            println!("{}: fine ({listeners} listeners, {pools} pools, {nodes} nodes, {stores} stores)", path.display());
+            ExitCode::SUCCESS
+        }
+        Err(problems) => refuse(&problems),
+    }
+}
+
+fn refuse(problems: &Problems) -> ExitCode {
+    let count = problems.problems.len();
+    let noun = if count == 1 { "problem" } else { "problems" };
+    eprintln!("{problems}\n\n{}: {count} {noun}", problems.file);
+    ExitCode::from(2)
+}
+
+fn run(path: &Path) -> ExitCode {
+    let config = match Config::load(path) {
+        Ok(config) => config,
+        Err(problems) => return refuse(&problems),
+    };
+    log_to_stderr(config.log_level);
+    match serve(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(config: Config) -> anyhow::Result<()> {
+    let runtime = runtime(config.threads)?;
+    let served = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let server = Server::bind(config).await?;
+        server
+            .run(async || {
+                tokio::select! {
+                    _ = terminate.recv() => Stop::Drain,
+                    _ = interrupt.recv() => Stop::Now,
+                }
+            })
+            .await;
+        anyhow::Ok(())
+    });
+    // What still runs has had its time.
+    runtime.shutdown_background();
+    served
+}
+
+/// The worker threads; 0 means one per core.
+pub fn runtime(threads: usize) -> anyhow::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if threads > 0 {
+        builder.worker_threads(threads);
+    }
+    Ok(builder.enable_all().thread_name("hopfall").build()?)
+}
+
+/// Sends the log to standard error: severity, time, message.
+pub fn log_to_stderr(level: Level) {
+    let level = match level {
+        Level::Error => LevelFilter::Error,
+        Level::Warn => LevelFilter::Warn,
+        Level::Info => LevelFilter::Info,
+        Level::Debug => LevelFilter::Debug,
+        Level::Trace => LevelFilter::Trace,
+    };
+    let mut builder = env_logger::Builder::new();
+    // Pingora logs each client's mistakes as errors of its own; they are in the access log.
+    builder
+        .filter_level(level.min(LevelFilter::Warn))
+        .filter_module("hopfall", level)
+        .filter_module("pingora_proxy", LevelFilter::Off);
+    builder.filter_module("pingora_core", level.min(LevelFilter::Error));
+    builder.format(|out, record| {
+        let time = jiff::Timestamp::try_from(SystemTime::now()).unwrap_or_default();
+        writeln!(out, "{time:.3} {:<5} {}", record.level(), record.args())
+    });
+    // A second call, in a test, keeps the first one's settings.
+    let _ = builder.try_init();
+}

@@ -1,0 +1,325 @@
+//! From text to [`File`]: YAML behind one function, and every mistake of shape at once.
+//!
+//! serde stops at its first error. So the text is first read as a plain [`Tree`] with places, and the tree
+//! is held against the JSON Schema of [`File`], which its types give: unknown keys, missing keys and wrong
+//! shapes are all found in one pass. Only a tree without such mistakes becomes a `File`.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+use serde_saphyr::{Location, Spanned};
+
+use super::model::File;
+
+/// One mistake in a config file, with its place and its cure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Line and column, from 1. Both 0 where no place is known.
+    pub line: u64,
+    pub column: u64,
+    /// Length of the offending text in characters.
+    pub length: u64,
+    /// What is wrong: the thing by name.
+    pub message: String,
+    /// What to write instead.
+    pub fix: String,
+}
+
+impl Problem {
+    pub fn at(place: Location, message: impl Into<String>, fix: impl Into<String>) -> Self {
+        Problem {
+            line: place.line(),
+            column: place.column(),
+            length: u64::try_from(place.span().len()).unwrap_or(1).max(1),
+            message: message.into(),
+            fix: fix.into(),
+        }
+    }
+}
+
+/// Every mistake found in one file, in the order of their places.
+#[derive(Debug)]
+pub struct Problems {
+    pub file: String,
+    text: String,
+    pub problems: Vec<Problem>,
+}
+
+impl Problems {
+    pub fn new(file: &str, text: &str, mut problems: Vec<Problem>) -> Self {
+        problems.sort_by_key(|problem| (problem.line, problem.column));
+        Problems { file: file.to_owned(), text: text.to_owned(), problems }
+    }
+}
+
+impl std::error::Error for Problems {}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, problem) in self.problems.iter().enumerate() {
+            if i > 0 {
+                writeln!(f)?;
+            }
+            match problem.line {
+                0 => writeln!(f, "{}: {}", self.file, problem.message)?,
+                line => writeln!(f, "{}:{line}:{}: {}", self.file, problem.column, problem.message)?,
+            }
+            let index = usize::try_from(problem.line).unwrap_or(0).wrapping_sub(1);
+            if let Some(line) = self.text.lines().nth(index) {
+                let gutter = problem.line.to_string();
+                let pad = " ".repeat(gutter.len());
+                let before: String = line
+                    .chars()
+                    .take(problem.column.saturating_sub(1) as usize)
+                    .map(|c| if c == '\t' { '\t' } else { ' ' })
+                    .collect();
+                let room = (line.chars().count() as u64).saturating_sub(problem.column - 1).max(1);
+                let marks = "^".repeat(problem.length.min(room) as usize);
+                writeln!(f, " {gutter} | {}", masked(line))?;
+                writeln!(f, " {pad} | {before}{marks}")?;
+            }
+            write!(f, "  fix: {}", problem.fix)?;
+            if i + 1 < self.problems.len() {
+                writeln!(f)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Keys whose values must not be shown in an error, unless they are references.
+const SECRET_KEYS: [&str; 4] = ["secret_key", "access_key", "session_token", "mark_key"];
+
+/// `line` with the literal value of a secret key replaced, length kept so that the marks still point right.
+fn masked(line: &str) -> String {
+    let mut shown = line.to_owned();
+    for key in SECRET_KEYS {
+        let Some(found) = line.find(key) else { continue };
+        let rest = &line[found + key.len()..];
+        let rest = rest.trim_start_matches(['"', '\'']);
+        let Some(value) = rest.strip_prefix(':') else { continue };
+        let value = value.trim_start();
+        let bare = value.trim_start_matches(['"', '\'']);
+        if bare.starts_with("${") || bare.starts_with("file:") {
+            continue;
+        }
+        let end = value.find([',', '}']).unwrap_or(value.len());
+        let value = value[..end].trim_end();
+        if !value.is_empty() {
+            shown = shown.replace(value, &"*".repeat(value.chars().count()));
+        }
+    }
+    shown
+}
+
+/// Reads `text` as a config file. `file` is its name in messages.
+///
+/// # Errors
+/// All [`Problems`] of shape, or the one mistake that keeps the text from being YAML at all.
+pub fn parse(file: &str, text: &str) -> Result<File, Problems> {
+    let yaml = |error: serde_saphyr::Error| {
+        let place = error.location().unwrap_or(Location::UNKNOWN);
+        let message = error.without_snippet().to_string();
+        let message =
+            message.split(" at line ").next().unwrap_or_default().split(", set ").next().unwrap_or_default().to_owned();
+        let fix =
+            if message.starts_with("duplicate") { "keep one of them" } else { "mend the YAML here, or just before" };
+        Problems::new(file, text, vec![Problem::at(place, message, fix)])
+    };
+    let tree: Spanned<Tree> = serde_saphyr::from_str(text).map_err(yaml)?;
+    let schema = serde_json::to_value(schemars::schema_for!(File)).unwrap_or_default();
+    let mut check = Check { root: &schema, problems: Vec::new() };
+    check.node(&tree, &schema, "the file");
+    if !check.problems.is_empty() {
+        return Err(Problems::new(file, text, check.problems));
+    }
+    serde_saphyr::from_str(text).map_err(yaml)
+}
+
+/// YAML without a meaning yet.
+enum Tree {
+    Null,
+    Scalar,
+    List(Vec<Spanned<Tree>>),
+    Map(Vec<(Spanned<String>, Spanned<Tree>)>),
+}
+
+impl Tree {
+    fn shape(&self) -> &'static str {
+        match self {
+            Tree::Null => "nothing",
+            Tree::Scalar => "a single value",
+            Tree::List(_) => "a list",
+            Tree::Map(_) => "a mapping",
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Tree {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TreeVisitor;
+        impl<'de> Visitor<'de> for TreeVisitor {
+            type Value = Tree;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("YAML")
+            }
+            fn visit_unit<E>(self) -> Result<Tree, E> {
+                Ok(Tree::Null)
+            }
+            fn visit_str<E>(self, _: &str) -> Result<Tree, E> {
+                Ok(Tree::Scalar)
+            }
+            fn visit_bool<E>(self, _: bool) -> Result<Tree, E> {
+                Ok(Tree::Scalar)
+            }
+            fn visit_i64<E>(self, _: i64) -> Result<Tree, E> {
+                Ok(Tree::Scalar)
+            }
+            fn visit_u64<E>(self, _: u64) -> Result<Tree, E> {
+                Ok(Tree::Scalar)
+            }
+            fn visit_i128<E>(self, _: i128) -> Result<Tree, E> {
+                Ok(Tree::Scalar)
+            }
+            fn visit_u128<E>(self, _: u128) -> Result<Tree, E> {
+                Ok(Tree::Scalar)
+            }
+            fn visit_f64<E>(self, _: f64) -> Result<Tree, E> {
+                Ok(Tree::Scalar)
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Tree, A::Error> {
+                let mut list = Vec::new();
+                while let Some(item) = items.next_element()? {
+                    list.push(item);
+                }
+                Ok(Tree::List(list))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Tree, A::Error> {
+                let mut map = Vec::new();
+                while let Some(entry) = entries.next_entry()? {
+                    map.push(entry);
+                }
+                Ok(Tree::Map(map))
+            }
+        }
+        deserializer.deserialize_any(TreeVisitor)
+    }
+}
+
+/// Holds a tree against the part of JSON Schema that schemars makes of our types.
+struct Check<'s> {
+    root: &'s Value,
+    problems: Vec<Problem>,
+}
+
+impl<'s> Check<'s> {
+    fn node(&mut self, tree: &Spanned<Tree>, schema: &'s Value, what: &str) {
+        let Some(schema) = self.fitting(&tree.value, schema) else { return };
+        let properties = schema.get("properties").and_then(Value::as_object);
+        let additional = schema.get("additionalProperties").filter(|value| value.is_object());
+        let items = schema.get("items");
+        match &tree.value {
+            Tree::Map(entries) if properties.is_some() || additional.is_some() => {
+                for (key, value) in entries {
+                    match properties.and_then(|properties| properties.get(&key.value)).or(additional) {
+                        Some(inner) => self.node(value, inner, &format!("`{}`", key.value)),
+                        None => self.unknown(key, properties, what),
+                    }
+                }
+                let required =
+                    schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+                for missing in required.filter(|name| !entries.iter().any(|(key, _)| key.value == **name)) {
+                    self.problems.push(Problem::at(
+                        tree.referenced,
+                        format!("{what} lacks the key `{missing}`"),
+                        format!("add `{missing}`"),
+                    ));
+                }
+            }
+            Tree::List(list) if items.is_some() => {
+                for item in list {
+                    self.node(item, items.unwrap_or(&Value::Null), &format!("an entry of {what}"));
+                }
+            }
+            Tree::Scalar if properties.is_none() && additional.is_none() && items.is_none() => {}
+            Tree::Null
+                if schema
+                    .get("type")
+                    .and_then(Value::as_array)
+                    .is_some_and(|types| types.iter().any(|t| t == "null")) => {}
+            found => {
+                let wanted = match (properties.is_some() || additional.is_some(), items.is_some()) {
+                    (true, _) => "a mapping",
+                    (_, true) => "a list",
+                    _ => "a single value",
+                };
+                self.problems.push(Problem::at(
+                    tree.referenced,
+                    format!("{what} is {}, not {wanted}", found.shape()),
+                    format!("write {wanted}"),
+                ));
+            }
+        }
+    }
+
+    fn unknown(&mut self, key: &Spanned<String>, properties: Option<&serde_json::Map<String, Value>>, what: &str) {
+        let known: Vec<&str> =
+            properties.into_iter().flat_map(|properties| properties.keys().map(String::as_str)).collect();
+        let fix = match nearest(&key.value, &known) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("keys here: {}", known.join(", ")),
+        };
+        self.problems.push(Problem::at(key.referenced, format!("unknown key `{}` in {what}", key.value), fix));
+    }
+
+    /// Follows `$ref` and picks the branch of an `anyOf` whose shape is the tree's.
+    fn fitting(&self, tree: &Tree, schema: &'s Value) -> Option<&'s Value> {
+        if let Some(name) = schema.get("$ref").and_then(Value::as_str) {
+            return self.fitting(tree, self.root.pointer(name.strip_prefix('#')?)?);
+        }
+        let Some(branches) = schema.get("anyOf").and_then(Value::as_array) else { return Some(schema) };
+        let mut resolved = branches.iter().filter_map(|branch| self.fitting(tree, branch));
+        let wanted = match tree {
+            Tree::Map(_) => "object",
+            Tree::List(_) => "array",
+            Tree::Null => "null",
+            Tree::Scalar => "string",
+        };
+        let first = resolved.clone().next();
+        resolved.find(|branch| branch.get("type").is_some_and(|kind| kind == wanted)).or(first)
+    }
+}
+
+/// The known word closest to `word`, if one is close enough to be meant.
+pub fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+    known
+        .iter()
+        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), *candidate))
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 4)
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_masked_in_snippets() {
+        const CASES: &[(&str, &str)] = &[
+            ("  secret_key: hunter2", "  secret_key: *******"),
+            (
+                "credentials: { access_key: AK, secret_key: \"x\", typo: 1 }",
+                "credentials: { access_key: **, secret_key: ***, typo: 1 }",
+            ),
+            ("  secret_key: ${SECRET}", "  secret_key: ${SECRET}"),
+            ("  secret_key: file:/run/secret", "  secret_key: file:/run/secret"),
+            ("  key: a.pem", "  key: a.pem"),
+        ];
+        for (line, shown) in CASES {
+            assert_eq!(masked(line), *shown);
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! The configuration: what [`model`] wrote, with every default filled in and every name resolved.
+//!
+//! A [`Config`] cannot be wrong: nothing in it is checked again after [`Config::load`].
+
+pub mod load;
+pub mod model;
+mod resolve;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_credential_types::Credentials;
+
+use crate::fallback::Plan;
+use crate::health::Thresholds;
+use crate::hop::TargetId;
+use crate::shape::HeadLimits;
+use crate::units::{HostPort, Network, StatusSet};
+
+pub use load::{Problem, Problems};
+pub use model::{AccessFormat, Addressing, Check, FromNodes, Level, OnDenied, Protocol};
+
+/// Everything one generation of the process runs on.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// 0 means one per core.
+    pub threads: usize,
+    pub shutdown_timeout: Duration,
+    pub identity: Identity,
+    pub log_level: Level,
+    pub access_format: AccessFormat,
+    /// `None` is standard output.
+    pub access_path: Option<PathBuf>,
+    pub admin: Option<SocketAddr>,
+    pub listeners: Vec<Listener>,
+    pub pools: Vec<Pool>,
+    pub stores: Vec<Store>,
+    pub routes: Vec<Route>,
+}
+
+/// Name and key, where the file gives them.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub name: Option<String>,
+    pub mark_key: Option<Secret>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Listener {
+    pub name: String,
+    pub address: SocketAddr,
+    pub protocol: Protocol,
+    /// Index into `routes`.
+    pub route: usize,
+    pub tls: Option<TlsFiles>,
+    pub http2: bool,
+    pub trusted: Vec<Network>,
+    pub max_connections: usize,
+    pub header_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub stall_timeout: Duration,
+    pub requests_per_connection: u32,
+    pub max_streams: u32,
+    pub head: HeadLimits,
+}
+
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+#[derive(Clone, Debug)]
+pub struct Pool {
+    pub name: String,
+    pub fallback_on: StatusSet,
+    pub from_nodes: FromNodes,
+    /// `None` preserves the client's.
+    pub host: Option<String>,
+    pub bounds: Bounds,
+    pub tunnel_timeout: Duration,
+    pub health: Health,
+    pub nodes: Vec<Node>,
+}
+
+/// Times and places that every target has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    pub connect_timeout: Duration,
+    pub header_timeout: Duration,
+    pub body_idle_timeout: Duration,
+    pub keepalive: Duration,
+    pub max_in_flight: usize,
+    pub queue: usize,
+    pub queue_timeout: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct Health {
+    pub check: Check,
+    pub path: String,
+    pub host: Option<String>,
+    pub interval: Duration,
+    pub timeout: Duration,
+    pub passive: bool,
+    pub thresholds: Thresholds,
+}
+
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub name: String,
+    pub address: HostPort,
+    pub weight: u32,
+    /// The same for the same address, in whichever pool.
+    pub target: TargetId,
+}
+
+#[derive(Clone, Debug)]
+pub struct Store {
+    pub name: String,
+    pub target: TargetId,
+    pub bucket: String,
+    pub region: String,
+    pub tls: bool,
+    /// Where to connect: the endpoint, with the bucket in front for virtual addressing.
+    pub address: HostPort,
+    /// The `Host` to send and sign; without the port where it is the scheme's own.
+    pub host: String,
+    pub addressing: Addressing,
+    pub prefix: String,
+    pub credentials: Credentials,
+    pub on_403: OnDenied,
+    pub ca: Option<PathBuf>,
+    pub bounds: Bounds,
+}
+
+#[derive(Clone, Debug)]
+pub struct Route {
+    pub name: String,
+    pub plan: Arc<Plan>,
+    pub deadline: Duration,
+    pub transfer_deadline: Duration,
+    pub absent_max_age: Duration,
+}
+
+/// A value that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(***)")
+    }
+}
+
+/// What `resolve` may ask of the machine, as arguments, so that a test can answer.
+pub struct Surroundings<'a> {
+    pub variable: &'a dyn Fn(&str) -> Option<String>,
+    pub read: &'a dyn Fn(&Path) -> std::io::Result<String>,
+}
+
+impl Config {
+    /// Reads a config file from disk, with secrets from this process's environment.
+    ///
+    /// # Errors
+    /// All the file's mistakes at once.
+    pub fn load(path: &Path) -> Result<Config, Problems> {
+        let file = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let problem = Problem {
+                line: 0,
+                column: 0,
+                length: 0,
+                message: format!("cannot be read: {error}"),
+                fix: "name a file that exists and is UTF-8 text".into(),
+            };
+            Problems::new(&file, "", vec![problem])
+        })?;
+        let surroundings =
+            Surroundings { variable: &|name| std::env::var(name).ok(), read: &|path| std::fs::read_to_string(path) };
+        Config::parse(&file, &text, &surroundings)
+    }
+
+    /// Reads config text; `file` is its name in messages.
+    ///
+    /// # Errors
+    /// All the text's mistakes at once.
+    pub fn parse(file: &str, text: &str, surroundings: &Surroundings<'_>) -> Result<Config, Problems> {
+        let model = load::parse(file, text)?;
+        resolve::resolve(&model, surroundings).map_err(|problems| Problems::new(file, text, problems))
+    }
+}

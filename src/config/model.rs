@@ -1,0 +1,462 @@
+//! The config file as it is written: one type per mapping, one documented field per key.
+//!
+//! These types only mirror the YAML. What they mean, with defaults filled in and names resolved, is
+//! [`super::Config`]. Scalars are [`Field`]s, which never fail to parse here, so that `resolve` can report
+//! every bad value at once, each with its place. No `flatten`, no untagged enum: they lose the place.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
+use serde_saphyr::{Location, Spanned};
+
+use crate::units::{Bytes, HostPort, Network, Scalar, Status};
+
+/// The whole file.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// Worker threads. Default: one per CPU core that the process may use.
+    pub threads: Option<Field<u32>>,
+    /// How long SIGTERM waits for requests under way before it cuts them. Default 30s.
+    pub shutdown_timeout: Option<Field<Duration>>,
+    /// Who this instance is to other proxies.
+    pub identity: Option<Identity>,
+    /// What is logged, and where to.
+    pub log: Option<Log>,
+    /// The admin listener: `/metrics`, `/healthz`, `/readyz`. Default: none.
+    pub admin: Option<Admin>,
+    /// Addresses on which clients are accepted. At least one.
+    pub listeners: Vec<Listener>,
+    /// Pools of storage nodes, by name.
+    #[serde(default)]
+    pub pools: BTreeMap<String, Pool>,
+    /// Stores to ask when no node has a file, by name.
+    #[serde(default)]
+    pub stores: BTreeMap<String, Store>,
+    /// Chains of pools and stores, by name. At least one.
+    pub routes: BTreeMap<String, Route>,
+}
+
+/// Who this instance is in `Via` (RFC 9110 §7.6.3) and `CDN-Loop` (RFC 8586).
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// A token that no other instance uses; two that share one take each other's requests for loops.
+    /// Default: `hopfall-` and eight random hex digits, new at each start.
+    pub name: Option<Field<String>>,
+    /// Key of the mark that tells hopfall's own requests from made-up ones, by reference. Instances of one
+    /// key know each other. Default: random at each start, so that no other instance is known.
+    pub mark_key: Option<Field<SecretRef>>,
+}
+
+/// What is logged, and where to.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    /// Least severe message that goes to standard error. Default `info`.
+    pub level: Option<Field<Level>>,
+    /// The access log, one line a request. Default: `json` to standard output.
+    pub access: Option<AccessLog>,
+}
+
+/// The access log.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AccessLog {
+    /// `json`, `combined` (Apache's format with the hops appended) or `off`. Default `json`.
+    pub format: Option<Field<AccessFormat>>,
+    /// A file to append to, or `-` for standard output. Default `-`.
+    pub path: Option<Field<String>>,
+}
+
+/// The admin listener.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    /// Address and port. Keep it on loopback or a private network: it has no password.
+    pub address: Field<String>,
+}
+
+/// An address on which clients are accepted.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// Its name in metrics and logs.
+    pub name: Field<String>,
+    /// IP address and port, such as `0.0.0.0:80` or `[::]:443`.
+    pub address: Field<String>,
+    /// `http` or `https`. Default `http`.
+    pub protocol: Option<Field<Protocol>>,
+    /// The route that its requests take.
+    pub route: Field<String>,
+    /// The certificate of an `https` listener.
+    pub tls: Option<Tls>,
+    /// Whether HTTP/2 is spoken: by ALPN on `https`, by prior knowledge (h2c) on `http`. Default true.
+    pub http2: Option<Field<bool>>,
+    /// Networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed, and who are told
+    /// node names in `Server-Timing` and `Proxy-Status`. Default: none.
+    pub trusted: Option<Vec<Field<Network>>>,
+    /// Most connections at a time; further ones wait in the kernel's queue. Default 10000.
+    pub max_connections: Option<Field<u32>>,
+    /// Longest time for a client to send a whole request head, and for the TLS handshake. Default 10s,
+    /// at most 60s.
+    pub header_timeout: Option<Field<Duration>>,
+    /// Longest time that a connection may stay idle between requests. Default 60s.
+    pub idle_timeout: Option<Field<Duration>>,
+    /// Longest time that a client may stall while it is sent an answer or while it sends a body.
+    /// Default 30s.
+    pub stall_timeout: Option<Field<Duration>>,
+    /// Most requests on one connection, after which it is closed. Default 10000.
+    pub requests_per_connection: Option<Field<u32>>,
+    /// Most concurrent HTTP/2 streams on one connection (RFC 9113 §5.1.2). Default 100.
+    pub max_streams: Option<Field<u32>>,
+    /// Largest request head. Above it: 431. Default 32KiB, at most 512KiB.
+    pub header_bytes: Option<Field<Bytes>>,
+    /// Most header fields of a request. Above it: 431. Default 100, at most 250.
+    pub header_count: Option<Field<u32>>,
+    /// Longest request target. Above it: 414. Default 8KiB.
+    pub target_bytes: Option<Field<Bytes>>,
+    /// Largest request body. Above it: 413. Default 1GiB.
+    pub body_bytes: Option<Field<Bytes>>,
+}
+
+/// A certificate and its key, as PEM files.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// File with the certificate, then its intermediates.
+    pub certificate: Field<String>,
+    /// File with the private key (PKCS #8, PKCS #1 or SEC 1).
+    pub key: Field<String>,
+}
+
+/// Nodes that can serve the same files. None needs to hold them all.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Pool {
+    /// How the first node of a request is chosen. Default `roundrobin`, by weight, smooth.
+    pub algorithm: Option<Field<Algorithm>>,
+    /// Statuses on which GET and HEAD go on to the next target. 429 and 503 count as busy, other 5xx as
+    /// errors, the rest as absent. A list replaces the default: 404, 429, 500, 502, 503, 504.
+    pub fallback_on: Option<Vec<Field<Status>>>,
+    /// What a node's `403` means: `serve` it, or `next`, as if the file were absent. Default `serve`.
+    pub on_403: Option<Field<On403>>,
+    /// What happens to a request that comes from a node's own address without our mark: `no_nodes` asks
+    /// only stores, so that a node that drops our headers cannot make a loop; `trust` treats it as any
+    /// client's. Default `no_nodes`.
+    pub from_nodes: Option<Field<FromNodes>>,
+    /// The `Host` that nodes see: `preserve` the client's, or a fixed name. Default `preserve`.
+    pub host: Option<Field<String>>,
+    /// Longest time to open a connection to a node. Passing it is `connection_timeout`. Default 2s.
+    pub connect_timeout: Option<Field<Duration>>,
+    /// Longest wait for a node's response head, from the request's last byte. Passing it is
+    /// `http_response_timeout` (RFC 9209 §2.3.12); GET and HEAD then go on. Default 5s; must be below
+    /// each route's `deadline`.
+    pub header_timeout: Option<Field<Duration>>,
+    /// Longest silence of a node amid a body. Passing it aborts the client's connection. Default 30s.
+    pub body_idle_timeout: Option<Field<Duration>>,
+    /// Longest silence of a node on a tunnel: an upload that waits for its answer, a WebSocket.
+    /// Default 60s.
+    pub tunnel_timeout: Option<Field<Duration>>,
+    /// How long an idle connection to a node is kept for reuse; keep it below the node's own keep-alive
+    /// time. Default 55s.
+    pub keepalive: Option<Field<Duration>>,
+    /// Most requests in flight to one node. Default 512.
+    pub max_in_flight: Option<Field<u32>>,
+    /// Most requests that wait for a place at one node. Further ones go on as if it were busy. Default 512.
+    pub queue: Option<Field<u32>>,
+    /// Longest wait for a place. Default 500ms.
+    pub queue_timeout: Option<Field<Duration>>,
+    /// How a node is found to be up or down.
+    pub health: Option<Health>,
+    /// The nodes. At least one.
+    pub nodes: Vec<Node>,
+}
+
+/// How nodes are found to be up or down.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Health {
+    /// Active check: `none`, `connection` (a TCP connect) or `http` (a GET that must answer 2xx or 3xx).
+    /// Default `none`.
+    pub check: Option<Field<Check>>,
+    /// Path that an `http` check asks for. Default `/`.
+    pub path: Option<Field<String>>,
+    /// `Host` that an `http` check sends. Default: the node's address.
+    pub host: Option<Field<String>>,
+    /// Time between two checks of a node, jittered by a tenth. Default 5s.
+    pub interval: Option<Field<Duration>>,
+    /// Longest time for one check. Default 2s.
+    pub timeout: Option<Field<Duration>>,
+    /// Failures in a row that bring a node down. Default 3.
+    pub fall: Option<Field<u32>>,
+    /// Passes in a row that bring it up. Default 2.
+    pub rise: Option<Field<u32>>,
+    /// Whether real requests count too: a connect failure, a timeout or a 5xx except 501 and 505. They
+    /// never bring down the last node that is up. Default true.
+    pub passive: Option<Field<bool>>,
+    /// How long real requests keep a node down where no active check would bring it back. Default 10s.
+    pub eject_for: Option<Field<Duration>>,
+}
+
+/// One node.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    /// Its name in metrics and logs, unique in its pool.
+    pub name: Field<String>,
+    /// `host:port`. A name is resolved at start and again every 30 seconds.
+    pub address: Field<HostPort>,
+    /// Its share of first requests, 1 to 255. Default 1.
+    pub weight: Option<Field<u32>>,
+}
+
+/// A store that is asked when no node has a file.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Store {
+    /// `s3`: a bucket of Amazon S3 or of anything that speaks its API.
+    pub kind: Field<StoreKind>,
+    /// The bucket.
+    pub bucket: Field<String>,
+    /// The region in the signature. Default `us-east-1`; R2 wants `auto`.
+    pub region: Option<Field<String>>,
+    /// `http://` or `https://`, a host, and a port if it is unusual. Default
+    /// `https://s3.REGION.amazonaws.com`.
+    pub endpoint: Option<Field<String>>,
+    /// Where the bucket stands: `virtual` (in the host name) or `path`. Default `virtual` at Amazon and
+    /// `path` at any other endpoint.
+    pub addressing: Option<Field<Addressing>>,
+    /// What comes before a request's path in the object's key. Default: nothing.
+    pub prefix: Option<Field<String>>,
+    /// `env` (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN), or a mapping. Default `env`.
+    pub credentials: Option<Credentials>,
+    /// What `403 AccessDenied` means: `probe` asks the bucket once, with a random key, what absence looks
+    /// like; `not_found` and `error` force it. Default `probe`.
+    pub on_403: Option<Field<OnDenied>>,
+    /// File with the CA certificates to trust instead of the system's, for an `https` endpoint.
+    pub ca: Option<Field<String>>,
+    /// Longest time to open a connection, TLS handshake included. Default 3s.
+    pub connect_timeout: Option<Field<Duration>>,
+    /// Longest wait for a response head. Default 10s; must be below each route's `deadline`.
+    pub header_timeout: Option<Field<Duration>>,
+    /// Longest silence amid a body. Default 30s.
+    pub body_idle_timeout: Option<Field<Duration>>,
+    /// How long an idle connection is kept for reuse. Default 15s: S3 closes them after about 20.
+    pub keepalive: Option<Field<Duration>>,
+    /// Most requests in flight. Default 512.
+    pub max_in_flight: Option<Field<u32>>,
+    /// Most requests that wait for a place. Default 512.
+    pub queue: Option<Field<u32>>,
+    /// Longest wait for a place. Default 1s.
+    pub queue_timeout: Option<Field<Duration>>,
+}
+
+/// An ordered chain.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Names of pools and stores, asked in this order.
+    pub chain: Vec<Field<String>>,
+    /// Longest time until an answer is found. Passing it is 504. Default 30s.
+    pub deadline: Option<Field<Duration>>,
+    /// Longest time for a whole request, its body included. Passing it aborts the connection. Default 1h.
+    pub transfer_deadline: Option<Field<Duration>>,
+    /// Most attempts for one request. Default 0: as many as there are targets.
+    pub attempts: Option<Field<u32>>,
+    /// `max-age` of a 404 that every source agrees on. Default 10s; 0s forbids caching it.
+    pub absent_max_age: Option<Field<Duration>>,
+}
+
+/// Where credentials come from: the word `env`, or a mapping.
+#[derive(Debug)]
+pub enum Credentials {
+    /// The AWS environment variables, or a word that resolve refuses.
+    Word(Field<String>),
+    Keys(Box<Keys>),
+}
+
+/// Credentials by reference.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Keys {
+    /// The access key, by reference: `${VAR}` or `file:PATH`.
+    pub access_key: Option<Field<SecretRef>>,
+    /// The secret key, by reference.
+    pub secret_key: Option<Field<SecretRef>>,
+    /// The session token of temporary credentials, by reference.
+    pub session_token: Option<Field<SecretRef>>,
+    /// A profile of the shared credentials file (`AWS_SHARED_CREDENTIALS_FILE`, or `.aws/credentials` in
+    /// the home folder), instead of keys.
+    pub profile: Option<Field<String>>,
+}
+
+/// Where a secret is: an environment variable `${NAME}`, or `file:PATH` (its last line end is dropped).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretRef {
+    Variable(String),
+    File(String),
+}
+
+impl Scalar for SecretRef {
+    const KIND: &'static str = "string";
+    fn parse(text: &str) -> Result<Self, String> {
+        let variable = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
+        match (variable, text.strip_prefix("file:")) {
+            (Some(name), _) if !name.is_empty() => Ok(SecretRef::Variable(name.to_owned())),
+            (_, Some(path)) if !path.is_empty() => Ok(SecretRef::File(path.to_owned())),
+            _ => Err("a secret is written by reference: ${VARIABLE} or file:PATH".into()),
+        }
+    }
+}
+
+/// A closed set of words.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $($(#[$variant_doc])* $variant),+ }
+        impl Scalar for $name {
+            const KIND: &'static str = "string";
+            fn parse(text: &str) -> Result<Self, String> {
+                match text {
+                    $($word => Ok($name::$variant),)+
+                    _ => Err(format!("write one of: {}", Self::choices().join(", "))),
+                }
+            }
+            fn choices() -> &'static [&'static str] { &[$($word),+] }
+        }
+    };
+}
+
+words!(
+    /// What a listener speaks.
+    Protocol { Http = "http", Https = "https" });
+words!(
+    /// How the first node is chosen.
+    Algorithm { RoundRobin = "roundrobin" });
+words!(
+    /// How nodes are checked.
+    Check { None = "none", Connection = "connection", Http = "http" });
+words!(
+    /// What a node's 403 means.
+    On403 { Serve = "serve", Next = "next" });
+words!(
+    /// What a request from a node's own address may do.
+    FromNodes { NoNodes = "no_nodes", Trust = "trust" });
+words!(
+    /// Kinds of store.
+    StoreKind { S3 = "s3" });
+words!(
+    /// Where a bucket's name stands.
+    Addressing { Path = "path", Virtual = "virtual" });
+words!(
+    /// What a bucket's 403 means.
+    OnDenied { Probe = "probe", NotFound = "not_found", Error = "error" });
+words!(
+    /// The access log's format.
+    AccessFormat { Json = "json", Combined = "combined", Off = "off" });
+words!(
+    /// Severity, least severe last.
+    Level { Error = "error", Warn = "warn", Info = "info", Debug = "debug", Trace = "trace" });
+
+/// One scalar of the file with its place. Its text is parsed as a `T` only in `resolve`.
+pub struct Field<T> {
+    spanned: Spanned<String>,
+    kind: PhantomData<fn() -> T>,
+}
+
+impl<T: Scalar> Field<T> {
+    pub fn text(&self) -> &str {
+        &self.spanned.value
+    }
+
+    pub fn at(&self) -> Location {
+        self.spanned.referenced
+    }
+
+    pub fn parse(&self) -> Result<T, String> {
+        T::parse(self.text())
+    }
+}
+
+/// Never prints the text, which may be a secret written where a reference belongs.
+impl<T> std::fmt::Debug for Field<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Field(line {})", self.spanned.referenced.line())
+    }
+}
+
+impl<'de, T> Deserialize<'de> for Field<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Spanned::deserialize(deserializer).map(|spanned| Field { spanned, kind: PhantomData })
+    }
+}
+
+impl<T: Scalar> JsonSchema for Field<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        T::KIND.into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        match T::choices() {
+            [] => json_schema!({ "type": T::KIND }),
+            choices => json_schema!({ "type": T::KIND, "enum": choices }),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Credentials {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // The place of the word is that of the node, so the span is read first and the shape after.
+        let spanned = Spanned::<Shape>::deserialize(deserializer)?;
+        Ok(match spanned.value {
+            Shape::Word(value) => Credentials::Word(Field {
+                spanned: Spanned { value, referenced: spanned.referenced, defined: spanned.defined },
+                kind: PhantomData,
+            }),
+            Shape::Keys(keys) => Credentials::Keys(keys),
+        })
+    }
+}
+
+enum Shape {
+    Word(String),
+    Keys(Box<Keys>),
+}
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ShapeVisitor;
+        impl<'de> Visitor<'de> for ShapeVisitor {
+            type Value = Shape;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("`env` or a mapping")
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Shape, E> {
+                Ok(Shape::Word(text.to_owned()))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Shape, A::Error> {
+                Keys::deserialize(MapAccessDeserializer::new(map)).map(|keys| Shape::Keys(Box::new(keys)))
+            }
+        }
+        deserializer.deserialize_any(ShapeVisitor)
+    }
+}
+
+impl JsonSchema for Credentials {
+    fn schema_name() -> Cow<'static, str> {
+        "Credentials".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let keys = generator.subschema_for::<Keys>();
+        json_schema!({ "anyOf": [{ "type": "string", "enum": ["env"] }, keys] })
+    }
+}

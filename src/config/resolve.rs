@@ -1,0 +1,552 @@
+//! From [`File`] to [`Config`]: defaults, names, bounds. Every mistake is noted and none ends the pass.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_credential_types::Credentials;
+use serde_saphyr::Location;
+
+use super::load::{Problem, nearest};
+use super::model::{self, Addressing, Field, File, SecretRef};
+use super::{
+    Bounds, Config, Health, Identity, Listener, Node, Pool, Protocol, Route, Secret, Store, Surroundings, TlsFiles,
+};
+use crate::fallback::{Plan, Stage};
+use crate::health::Thresholds;
+use crate::hop::TargetId;
+use crate::shape::HeadLimits;
+use crate::units::{Bytes, HostPort, Scalar};
+use crate::via::is_token;
+
+/// Statuses on which GET and HEAD go on, where the file does not say.
+const FALLBACK_ON: [u16; 6] = [404, 429, 500, 502, 503, 504];
+
+pub fn resolve(file: &File, surroundings: &Surroundings<'_>) -> Result<Config, Vec<Problem>> {
+    let mut r = Resolver { surroundings, problems: Vec::new(), targets: HashMap::new() };
+    let config = r.config(file);
+    if r.problems.is_empty() { Ok(config) } else { Err(r.problems) }
+}
+
+struct Resolver<'a> {
+    surroundings: &'a Surroundings<'a>,
+    problems: Vec<Problem>,
+    targets: HashMap<HostPort, TargetId>,
+}
+
+impl Resolver<'_> {
+    fn config(&mut self, file: &File) -> Config {
+        let pools: Vec<Pool> = file.pools.iter().map(|(name, pool)| self.pool(name, pool)).collect();
+        let mut stores = Vec::new();
+        for (i, (name, store)) in file.stores.iter().enumerate() {
+            // Stores are numbered after all nodes, so that node numbers stay small.
+            let target = TargetId(u32::try_from(self.targets.len() + i).unwrap_or(u32::MAX));
+            stores.push(self.store(name, store, target));
+        }
+        let routes: Vec<Route> =
+            file.routes.iter().map(|(name, route)| self.route(name, route, &pools, &stores)).collect();
+        let names: Vec<&str> = file.routes.keys().map(String::as_str).collect();
+        let listeners: Vec<Listener> = file.listeners.iter().map(|listener| self.listener(listener, &names)).collect();
+        self.unique("listener name", file.listeners.iter().map(|listener| &listener.name));
+        self.unique("listener address", file.listeners.iter().map(|listener| &listener.address));
+        if file.listeners.is_empty() {
+            self.nowhere("`listeners` is empty", "add a listener: { name: web, address: \"0.0.0.0:8080\", route: … }");
+        }
+        let log = file.log.as_ref();
+        let access = log.and_then(|log| log.access.as_ref());
+        let access_path = self.value(access.and_then(|access| access.path.as_ref()), "-".to_owned());
+        let identity = file.identity.as_ref();
+        Config {
+            threads: self.value(file.threads.as_ref(), 0) as usize,
+            shutdown_timeout: self.value(file.shutdown_timeout.as_ref(), secs(30)),
+            identity: Identity {
+                name: identity.and_then(|identity| identity.name.as_ref()).map(|name| {
+                    if !is_token(name.text()) {
+                        self.bad(name, "not a token", "use letters, digits, `-`, `.` and `_`");
+                    }
+                    name.text().to_owned()
+                }),
+                mark_key: identity.and_then(|identity| identity.mark_key.as_ref()).map(|key| self.secret(key)),
+            },
+            log_level: self.value(log.and_then(|log| log.level.as_ref()), model::Level::Info),
+            access_format: self.value(access.and_then(|access| access.format.as_ref()), model::AccessFormat::Json),
+            access_path: (access_path != "-").then(|| PathBuf::from(access_path)),
+            admin: file.admin.as_ref().map(|admin| self.address(&admin.address)),
+            listeners,
+            pools,
+            stores,
+            routes,
+        }
+    }
+
+    fn listener(&mut self, listener: &model::Listener, routes: &[&str]) -> Listener {
+        let protocol = self.value(listener.protocol.as_ref(), Protocol::Http);
+        match (protocol, &listener.tls) {
+            (Protocol::Https, None) => {
+                self.bad(
+                    &listener.name,
+                    "an https listener without a certificate",
+                    "add tls: { certificate: FILE, key: FILE }",
+                );
+            }
+            (Protocol::Http, Some(tls)) => {
+                self.bad(&tls.certificate, "a certificate on an http listener", "set protocol: https, or remove `tls`");
+            }
+            _ => {}
+        }
+        let header_timeout = self.time(listener.header_timeout.as_ref(), secs(10));
+        if let Some(field) = &listener.header_timeout
+            && header_timeout > secs(60)
+        {
+            self.bad(field, "longer than 60s", "write 60s or less");
+        }
+        let head = HeadLimits {
+            head_bytes: self.within(listener.header_bytes.as_ref(), Bytes(32 << 10), 1 << 10, 512 << 10),
+            fields: self.count(listener.header_count.as_ref(), 100, 1, 250),
+            target_bytes: self.within(listener.target_bytes.as_ref(), Bytes(8 << 10), 16, 512 << 10),
+            body_bytes: self.value(listener.body_bytes.as_ref(), Bytes(1 << 30)).0,
+        };
+        Listener {
+            name: listener.name.text().to_owned(),
+            address: self.address(&listener.address),
+            protocol,
+            route: self.reference("route", &listener.route, routes),
+            tls: listener
+                .tls
+                .as_ref()
+                .map(|tls| TlsFiles { certificate: tls.certificate.text().into(), key: tls.key.text().into() }),
+            http2: self.value(listener.http2.as_ref(), true),
+            trusted: listener.trusted.iter().flatten().filter_map(|network| self.parse(network)).collect(),
+            max_connections: self.count(listener.max_connections.as_ref(), 10_000, 1, 1_000_000),
+            header_timeout,
+            idle_timeout: self.time(listener.idle_timeout.as_ref(), secs(60)),
+            stall_timeout: self.time(listener.stall_timeout.as_ref(), secs(30)),
+            requests_per_connection: self.value(listener.requests_per_connection.as_ref(), 10_000).max(1),
+            max_streams: self.value(listener.max_streams.as_ref(), 100).max(1),
+            head,
+        }
+    }
+
+    fn pool(&mut self, name: &str, pool: &model::Pool) -> Pool {
+        if pool.nodes.is_empty() {
+            self.nowhere(
+                &format!("pool `{name}` has no nodes"),
+                "add a node: { name: a, address: \"192.168.1.10:80\" }",
+            );
+        }
+        self.unique("node name", pool.nodes.iter().map(|node| &node.name));
+        self.unique("node address", pool.nodes.iter().map(|node| &node.address));
+        self.value(pool.algorithm.as_ref(), model::Algorithm::RoundRobin);
+        let mut fallback_on: Vec<u16> = match &pool.fallback_on {
+            Some(statuses) => statuses.iter().filter_map(|status| self.parse(status)).map(|status| status.0).collect(),
+            None => FALLBACK_ON.to_vec(),
+        };
+        if self.value(pool.on_403.as_ref(), model::On403::Serve) == model::On403::Next {
+            fallback_on.push(403);
+        }
+        let host = pool.host.as_ref().map(|host| host.text().to_owned()).filter(|host| host != "preserve");
+        Pool {
+            name: name.to_owned(),
+            fallback_on: fallback_on.into_iter().collect(),
+            from_nodes: self.value(pool.from_nodes.as_ref(), model::FromNodes::NoNodes),
+            host,
+            bounds: Bounds {
+                connect_timeout: self.time(pool.connect_timeout.as_ref(), secs(2)),
+                header_timeout: self.time(pool.header_timeout.as_ref(), secs(5)),
+                body_idle_timeout: self.time(pool.body_idle_timeout.as_ref(), secs(30)),
+                keepalive: self.time(pool.keepalive.as_ref(), secs(55)),
+                max_in_flight: self.count(pool.max_in_flight.as_ref(), 512, 1, 1_000_000),
+                queue: self.count(pool.queue.as_ref(), 512, 0, 1_000_000),
+                queue_timeout: self.time(pool.queue_timeout.as_ref(), Duration::from_millis(500)),
+            },
+            tunnel_timeout: self.time(pool.tunnel_timeout.as_ref(), secs(60)),
+            health: self.health(pool.health.as_ref()),
+            nodes: pool.nodes.iter().map(|node| self.node(node)).collect(),
+        }
+    }
+
+    fn node(&mut self, node: &model::Node) -> Node {
+        let address = self.value(Some(&node.address), HostPort { host: String::new(), port: 0 });
+        let fresh = TargetId(u32::try_from(self.targets.len()).unwrap_or(u32::MAX));
+        let target = *self.targets.entry(address.clone()).or_insert(fresh);
+        Node {
+            name: node.name.text().to_owned(),
+            address,
+            weight: u32::try_from(self.count(node.weight.as_ref(), 1, 1, 255)).unwrap_or(1),
+            target,
+        }
+    }
+
+    fn health(&mut self, health: Option<&model::Health>) -> Health {
+        let check = self.value(health.and_then(|health| health.check.as_ref()), model::Check::None);
+        let path = self.value(health.and_then(|health| health.path.as_ref()), "/".to_owned());
+        if let Some(field) = health.and_then(|health| health.path.as_ref())
+            && (!path.starts_with('/') || path.bytes().any(|b| !b.is_ascii_graphic()))
+        {
+            self.bad(field, "not a path", "begin it with `/`, without spaces");
+        }
+        let get = |pick: fn(&model::Health) -> Option<&Field<Duration>>| health.and_then(pick);
+        Health {
+            check,
+            path,
+            host: health.and_then(|health| health.host.as_ref()).map(|host| host.text().to_owned()),
+            interval: self.time(get(|health| health.interval.as_ref()), secs(5)),
+            timeout: self.time(get(|health| health.timeout.as_ref()), secs(2)),
+            passive: self.value(health.and_then(|health| health.passive.as_ref()), true),
+            thresholds: Thresholds {
+                fall: u32::try_from(self.count(health.and_then(|health| health.fall.as_ref()), 3, 1, 1000))
+                    .unwrap_or(3),
+                rise: u32::try_from(self.count(health.and_then(|health| health.rise.as_ref()), 2, 1, 1000))
+                    .unwrap_or(2),
+                eject_for: self.time(get(|health| health.eject_for.as_ref()), secs(10)),
+                checked: check != model::Check::None,
+            },
+        }
+    }
+
+    fn store(&mut self, name: &str, store: &model::Store, target: TargetId) -> Store {
+        self.value(Some(&store.kind), model::StoreKind::S3);
+        let bucket = store.bucket.text().to_owned();
+        if !(3..=63).contains(&bucket.len())
+            || !bucket.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+        {
+            self.bad(&store.bucket, "not a bucket name", "write 3 to 63 letters, digits, `-` and `.`");
+        }
+        let region = self.value(store.region.as_ref(), "us-east-1".to_owned());
+        if let Some(field) = &store.region
+            && (region.is_empty() || !region.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'))
+        {
+            self.bad(field, "not a region", "write one such as us-east-1, or auto");
+        }
+        let (tls, endpoint, port_shown) = match &store.endpoint {
+            None => (true, HostPort { host: format!("s3.{region}.amazonaws.com"), port: 443 }, false),
+            Some(field) => self.endpoint(field),
+        };
+        let by_default = if store.endpoint.is_none() { Addressing::Virtual } else { Addressing::Path };
+        let addressing = self.value(store.addressing.as_ref(), by_default);
+        let address = match addressing {
+            Addressing::Path => endpoint,
+            Addressing::Virtual => HostPort { host: format!("{bucket}.{}", endpoint.host), port: endpoint.port },
+        };
+        let host = match port_shown {
+            true => address.to_string(),
+            false => address.to_string().rsplit_once(':').map(|(host, _)| host.to_owned()).unwrap_or_default(),
+        };
+        let prefix = self.value(store.prefix.as_ref(), String::new());
+        if let Some(field) = &store.prefix
+            && (prefix.starts_with('/') || prefix.split('/').any(|segment| segment == "." || segment == ".."))
+        {
+            self.bad(
+                field,
+                "a prefix that starts with `/` or has dot segments",
+                "write it as the keys begin, such as img/",
+            );
+        }
+        Store {
+            name: name.to_owned(),
+            target,
+            bucket,
+            region,
+            tls,
+            address,
+            host,
+            addressing,
+            prefix,
+            credentials: self.credentials(name, store),
+            on_403: self.value(store.on_403.as_ref(), model::OnDenied::Probe),
+            ca: store.ca.as_ref().map(|ca| PathBuf::from(ca.text())),
+            bounds: Bounds {
+                connect_timeout: self.time(store.connect_timeout.as_ref(), secs(3)),
+                header_timeout: self.time(store.header_timeout.as_ref(), secs(10)),
+                body_idle_timeout: self.time(store.body_idle_timeout.as_ref(), secs(30)),
+                keepalive: self.time(store.keepalive.as_ref(), secs(15)),
+                max_in_flight: self.count(store.max_in_flight.as_ref(), 512, 1, 1_000_000),
+                queue: self.count(store.queue.as_ref(), 512, 0, 1_000_000),
+                queue_timeout: self.time(store.queue_timeout.as_ref(), secs(1)),
+            },
+        }
+    }
+
+    /// Scheme, host and port of an endpoint, and whether the port must stand in `Host`.
+    fn endpoint(&mut self, field: &Field<String>) -> (bool, HostPort, bool) {
+        let text = field.text().trim_end_matches('/');
+        let split = text
+            .strip_prefix("https://")
+            .map(|rest| (true, 443, rest))
+            .or_else(|| text.strip_prefix("http://").map(|rest| (false, 80, rest)));
+        let parsed = split.and_then(|(tls, port, rest)| {
+            let with_port =
+                if rest.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) && !rest.ends_with(']') {
+                    rest.to_owned()
+                } else {
+                    format!("{rest}:{port}")
+                };
+            HostPort::parse(&with_port).ok().map(|address| (tls, address.port != port, address))
+        });
+        match parsed {
+            Some((tls, shown, address)) => (tls, address, shown),
+            None => {
+                self.bad(field, "not an endpoint", "write http:// or https:// and a host, without a path");
+                (true, HostPort { host: String::new(), port: 443 }, false)
+            }
+        }
+    }
+
+    fn credentials(&mut self, name: &str, store: &model::Store) -> Credentials {
+        let nobody = || Credentials::new("", "", None, None, "hopfall");
+        match &store.credentials {
+            None => self.credentials_from_env(store.kind.at(), name).unwrap_or_else(nobody),
+            Some(model::Credentials::Word(word)) if word.text() == "env" => {
+                self.credentials_from_env(word.at(), name).unwrap_or_else(nobody)
+            }
+            Some(model::Credentials::Word(word)) => {
+                self.bad(
+                    word,
+                    "not a source of credentials",
+                    "write env, or a mapping with access_key and secret_key, or with profile",
+                );
+                nobody()
+            }
+            Some(model::Credentials::Keys(keys)) => match (&keys.access_key, &keys.secret_key, &keys.profile) {
+                (Some(access), Some(secret), None) => {
+                    let token = keys.session_token.as_ref().map(|token| self.secret(token).0);
+                    Credentials::new(self.secret(access).0, self.secret(secret).0, token, None, "hopfall")
+                }
+                (None, None, Some(profile)) => self.credentials_from_profile(profile).unwrap_or_else(nobody),
+                _ => {
+                    self.problems.push(Problem::at(
+                        store.bucket.at(),
+                        format!("store `{name}` has neither a pair of keys nor a profile"),
+                        "give access_key and secret_key, or profile alone",
+                    ));
+                    nobody()
+                }
+            },
+        }
+    }
+
+    fn credentials_from_env(&mut self, place: Location, name: &str) -> Option<Credentials> {
+        let variable = self.surroundings.variable;
+        match (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY")) {
+            (Some(access), Some(secret)) => {
+                Some(Credentials::new(access, secret, variable("AWS_SESSION_TOKEN"), None, "hopfall"))
+            }
+            _ => {
+                self.problems.push(Problem::at(
+                    place,
+                    format!("store `{name}` takes its credentials from the environment, and they are not there"),
+                    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give `credentials` as a mapping",
+                ));
+                None
+            }
+        }
+    }
+
+    /// The shared credentials file, <https://docs.aws.amazon.com/sdkref/latest/guide/file-format.html>.
+    fn credentials_from_profile(&mut self, profile: &Field<String>) -> Option<Credentials> {
+        let variable = self.surroundings.variable;
+        let path = variable("AWS_SHARED_CREDENTIALS_FILE")
+            .or_else(|| variable("HOME").map(|home| format!("{home}/.aws/credentials")))
+            .unwrap_or_default();
+        let text = match (self.surroundings.read)(Path::new(&path)) {
+            Ok(text) => text,
+            Err(error) => {
+                self.bad(
+                    profile,
+                    &format!("the credentials file `{path}` cannot be read: {error}"),
+                    "set AWS_SHARED_CREDENTIALS_FILE",
+                );
+                return None;
+            }
+        };
+        // The parser's own error would quote the line, and the line may be a secret.
+        let Ok(ini) = ini::Ini::load_from_str_noescape(&text) else {
+            self.bad(profile, &format!("`{path}` is not a credentials file"), "mend its syntax");
+            return None;
+        };
+        let section = ini.section(Some(profile.text()));
+        let get = |key: &str| section.and_then(|section| section.get(key)).map(str::to_owned);
+        match (get("aws_access_key_id"), get("aws_secret_access_key")) {
+            (Some(access), Some(secret)) => {
+                Some(Credentials::new(access, secret, get("aws_session_token"), None, "hopfall"))
+            }
+            _ => {
+                self.bad(
+                    profile,
+                    &format!("`{path}` has no keys for this profile"),
+                    "add aws_access_key_id and aws_secret_access_key to it",
+                );
+                None
+            }
+        }
+    }
+
+    fn route(&mut self, name: &str, route: &model::Route, pools: &[Pool], stores: &[Store]) -> Route {
+        let deadline = self.time(route.deadline.as_ref(), secs(30));
+        let mut stages = Vec::new();
+        for link in &route.chain {
+            let pool = pools.iter().position(|pool| pool.name == link.text());
+            let store = stores.iter().find(|store| store.name == link.text());
+            let (stage, header_timeout) = match (pool, store) {
+                (Some(_), Some(_)) => {
+                    self.bad(link, "both a pool and a store have this name", "rename one of them");
+                    continue;
+                }
+                (Some(pool), None) => (Stage::Pool(pool), pools[pool].bounds.header_timeout),
+                (None, Some(store)) => (Stage::Store(store.target), store.bounds.header_timeout),
+                (None, None) => {
+                    let known: Vec<&str> = pools
+                        .iter()
+                        .map(|pool| pool.name.as_str())
+                        .chain(stores.iter().map(|store| store.name.as_str()))
+                        .collect();
+                    self.undefined("pool or store", link, &known);
+                    continue;
+                }
+            };
+            if stages.contains(&stage) {
+                self.bad(link, "twice in one chain", "name it once: a target is never asked twice");
+            }
+            if header_timeout >= deadline {
+                self.bad(
+                    link,
+                    &format!("its header_timeout {header_timeout:?} is not below the route's deadline {deadline:?}"),
+                    "raise `deadline`, or lower `header_timeout`",
+                );
+            }
+            stages.push(stage);
+        }
+        if route.chain.is_empty() {
+            self.nowhere(&format!("route `{name}` has an empty chain"), "name the pools and stores to ask, in order");
+        }
+        Route {
+            name: name.to_owned(),
+            plan: Arc::new(Plan { stages, attempts: self.value(route.attempts.as_ref(), 0) }),
+            deadline,
+            transfer_deadline: self.time(route.transfer_deadline.as_ref(), secs(3600)),
+            absent_max_age: self.value(route.absent_max_age.as_ref(), secs(10)),
+        }
+    }
+
+    fn secret(&mut self, field: &Field<SecretRef>) -> Secret {
+        let found = match field.parse() {
+            // The text itself is not shown: it may be the secret.
+            Err(fix) => {
+                self.problems.push(Problem::at(field.at(), "a secret in plain text", fix));
+                return Secret(String::new());
+            }
+            Ok(SecretRef::Variable(name)) => (self.surroundings.variable)(&name)
+                .ok_or_else(|| format!("the environment variable `{name}` is not set")),
+            Ok(SecretRef::File(path)) => (self.surroundings.read)(Path::new(&path))
+                .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
+                .map_err(|error| format!("`{path}` cannot be read: {error}")),
+        };
+        match found {
+            Ok(value) if !value.is_empty() => Secret(value),
+            Ok(_) => {
+                self.problems.push(Problem::at(field.at(), "the secret is empty", "give it a value"));
+                Secret(String::new())
+            }
+            Err(message) => {
+                self.problems.push(Problem::at(field.at(), message, "set it, or name another"));
+                Secret(String::new())
+            }
+        }
+    }
+
+    fn address(&mut self, field: &Field<String>) -> SocketAddr {
+        field.text().parse().unwrap_or_else(|_| {
+            self.bad(field, "not an IP address and port", "write one such as 0.0.0.0:8080 or [::]:8080");
+            SocketAddr::from(([0, 0, 0, 0], 0))
+        })
+    }
+
+    fn reference(&mut self, what: &str, field: &Field<String>, known: &[&str]) -> usize {
+        known.iter().position(|name| *name == field.text()).unwrap_or_else(|| {
+            self.undefined(what, field, known);
+            0
+        })
+    }
+
+    fn undefined(&mut self, what: &str, field: &Field<String>, known: &[&str]) {
+        let fix = match (nearest(field.text(), known), known) {
+            (Some(near), _) => format!("did you mean `{near}`?"),
+            (None, []) => format!("define a {what} of that name"),
+            (None, known) => format!("defined are: {}", known.join(", ")),
+        };
+        self.problems.push(Problem::at(field.at(), format!("{what} `{}` is not defined", field.text()), fix));
+    }
+
+    fn unique<'f, T: Scalar + 'f>(&mut self, what: &str, fields: impl Iterator<Item = &'f Field<T>>) {
+        let mut seen = std::collections::HashSet::new();
+        for field in fields {
+            // Port 0 asks for any free port, so it is never the same twice.
+            if !seen.insert(field.text()) && !field.text().ends_with(":0") {
+                self.problems.push(Problem::at(
+                    field.at(),
+                    format!("{what} `{}` is used twice", field.text()),
+                    "give each its own",
+                ));
+            }
+        }
+    }
+
+    fn parse<T: Scalar>(&mut self, field: &Field<T>) -> Option<T> {
+        match field.parse() {
+            Ok(value) => Some(value),
+            Err(fix) => {
+                self.problems.push(Problem::at(field.at(), format!("`{}` does not fit here", field.text()), fix));
+                None
+            }
+        }
+    }
+
+    fn value<T: Scalar>(&mut self, field: Option<&Field<T>>, default: T) -> T {
+        field.and_then(|field| self.parse(field)).unwrap_or(default)
+    }
+
+    /// A time above zero.
+    fn time(&mut self, field: Option<&Field<Duration>>, default: Duration) -> Duration {
+        let time = self.value(field, default);
+        if let Some(field) = field
+            && time.is_zero()
+        {
+            self.bad(field, "zero", "write a time above zero: every wait has an end");
+        }
+        time
+    }
+
+    fn count(&mut self, field: Option<&Field<u32>>, default: u32, low: u32, high: u32) -> usize {
+        let count = self.value(field, default);
+        if let Some(field) = field
+            && !(low..=high).contains(&count)
+        {
+            self.bad(field, "out of bounds", &format!("write {low} to {high}"));
+        }
+        count as usize
+    }
+
+    fn within(&mut self, field: Option<&Field<Bytes>>, default: Bytes, low: u64, high: u64) -> usize {
+        let size = self.value(field, default).0;
+        if let Some(field) = field
+            && !(low..=high).contains(&size)
+        {
+            self.bad(field, "out of bounds", &format!("write {low} to {high} bytes"));
+        }
+        usize::try_from(size).unwrap_or(usize::MAX)
+    }
+
+    fn bad<T: Scalar>(&mut self, field: &Field<T>, what: &str, fix: &str) {
+        self.problems.push(Problem::at(field.at(), format!("`{}`: {what}", field.text()), fix));
+    }
+
+    fn nowhere(&mut self, message: &str, fix: &str) {
+        self.problems.push(Problem { line: 0, column: 0, length: 0, message: message.to_owned(), fix: fix.to_owned() });
+    }
+}
+
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}

@@ -1,0 +1,230 @@
+//! The metrics, whose names and labels are an API (design §7). Labels are few and closed: never a path, a
+//! client or a Host.
+
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+/// All metrics of one process.
+pub struct Metrics {
+    registry: Registry,
+    /// Requests answered, by listener, status and who served the answer.
+    pub requests: IntCounterVec,
+    /// Seconds from a request's head to its last byte.
+    pub duration: HistogramVec,
+    /// Attempts by outcome. A miss is `absent`, not an error.
+    pub attempts: IntCounterVec,
+    /// Times that a request went on from one target to another.
+    pub fallbacks: IntCounterVec,
+    /// Attempts that one request took.
+    pub hops: Histogram,
+    /// Requests that a node sent back to us, by the node.
+    pub loops: IntCounterVec,
+    /// 1 while a node is up.
+    pub node_up: IntGaugeVec,
+    /// Requests in flight to a node.
+    pub node_connections: IntGaugeVec,
+    /// TCP connections opened to a target.
+    pub upstream_connects: IntCounterVec,
+    /// Active health checks by result.
+    pub health_checks: IntCounterVec,
+    /// Changes of a node's health.
+    pub health_changes: IntCounterVec,
+    /// Requests to S3 by method and status (`error` where none came).
+    pub s3_requests: IntCounterVec,
+    /// Body bytes received from S3.
+    pub s3_bytes: IntCounter,
+    /// Answers cut short after their head was sent.
+    pub aborted: IntCounterVec,
+    /// Requests refused for their shape, by status.
+    pub misshapen: IntCounterVec,
+    /// Client connections open.
+    pub client_connections: IntGaugeVec,
+    /// Access log lines dropped because the log could not keep up.
+    pub log_dropped: IntCounter,
+    /// Config loads by result.
+    pub config_reloads: IntCounterVec,
+    /// When the running config was loaded, as a Unix time.
+    pub config_loaded: Gauge,
+}
+
+impl Metrics {
+    pub fn new() -> anyhow::Result<Self> {
+        let registry = Registry::new();
+        let metrics = Metrics {
+            requests: counters(
+                &registry,
+                "requests_total",
+                "Requests answered, by listener, status and who served the answer.",
+                &["listener", "code", "served_by"],
+            )?,
+            duration: register(
+                &registry,
+                HistogramVec::new(
+                    HistogramOpts::new(
+                        name("request_duration_seconds"),
+                        "Seconds from a request's head to its last byte.",
+                    )
+                    .buckets(BUCKETS.to_vec()),
+                    &["listener"],
+                )?,
+            )?,
+            attempts: counters(
+                &registry,
+                "attempts_total",
+                "Attempts at targets, by outcome. A miss is absent, not an error.",
+                &["pool", "node", "outcome"],
+            )?,
+            fallbacks: counters(
+                &registry,
+                "fallbacks_total",
+                "Times that a request went on from one target to another.",
+                &["from", "to", "reason"],
+            )?,
+            hops: register(
+                &registry,
+                Histogram::with_opts(
+                    HistogramOpts::new(name("hops_per_request"), "Attempts that one request took.")
+                        .buckets(vec![0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0]),
+                )?,
+            )?,
+            loops: counters(
+                &registry,
+                "loops_total",
+                "Requests that a node sent back to us, by the node that points back.",
+                &["node"],
+            )?,
+            node_up: gauges(&registry, "node_up", "1 while a node is up.", &["pool", "node"])?,
+            node_connections: gauges(
+                &registry,
+                "node_connections",
+                "Requests in flight to a node or a store.",
+                &["pool", "node"],
+            )?,
+            upstream_connects: counters(
+                &registry,
+                "upstream_connects_total",
+                "Connections opened to a target.",
+                &["node"],
+            )?,
+            health_checks: counters(
+                &registry,
+                "health_checks_total",
+                "Active health checks, by result.",
+                &["pool", "node", "result"],
+            )?,
+            health_changes: counters(
+                &registry,
+                "health_changes_total",
+                "Changes of a node's health.",
+                &["pool", "node", "to"],
+            )?,
+            s3_requests: counters(
+                &registry,
+                "s3_requests_total",
+                "Requests to S3, by method and status.",
+                &["op", "code"],
+            )?,
+            s3_bytes: register(&registry, IntCounter::new(name("s3_bytes_total"), "Body bytes received from S3.")?)?,
+            aborted: counters(
+                &registry,
+                "aborted_responses_total",
+                "Answers cut short after their head was sent, by who was at fault.",
+                &["listener", "side"],
+            )?,
+            misshapen: counters(
+                &registry,
+                "misshapen_requests_total",
+                "Requests refused for their shape.",
+                &["listener", "code"],
+            )?,
+            client_connections: gauges(&registry, "client_connections", "Client connections open.", &["listener"])?,
+            log_dropped: register(
+                &registry,
+                IntCounter::new(
+                    name("access_log_dropped_total"),
+                    "Access log lines dropped because the log could not keep up.",
+                )?,
+            )?,
+            config_reloads: counters(&registry, "config_reloads_total", "Config loads, by result.", &["result"])?,
+            config_loaded: register(
+                &registry,
+                Gauge::new(
+                    name("config_last_reload_success_timestamp_seconds"),
+                    "When the running config was loaded.",
+                )?,
+            )?,
+            registry,
+        };
+        let build =
+            gauges(&metrics.registry, "build_info", "1, with the version as labels.", &["version", "revision"])?;
+        build
+            .with_label_values(&[env!("CARGO_PKG_VERSION"), option_env!("HOPFALL_REVISION").unwrap_or("unknown")])
+            .set(1);
+        Ok(metrics)
+    }
+
+    /// All metrics in Prometheus's text format.
+    pub fn render(&self) -> anyhow::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+
+    /// The handles of one target, looked up once.
+    pub fn target(&self, pool: &str, node: &str) -> TargetMetrics {
+        let attempts = |outcome| self.attempts.with_label_values(&[pool, node, outcome]);
+        TargetMetrics {
+            connections: self.node_connections.with_label_values(&[pool, node]),
+            connects: self.upstream_connects.with_label_values(&[node]),
+            found: attempts("found"),
+            absent: attempts("absent"),
+            others: self.attempts.clone(),
+            pool: pool.to_owned(),
+            node: node.to_owned(),
+        }
+    }
+}
+
+/// The metrics of one target; the two outcomes of nearly every attempt are at hand.
+pub struct TargetMetrics {
+    pub connections: IntGauge,
+    pub connects: IntCounter,
+    found: IntCounter,
+    absent: IntCounter,
+    others: IntCounterVec,
+    pool: String,
+    node: String,
+}
+
+impl TargetMetrics {
+    pub fn attempted(&self, outcome: &str) {
+        match outcome {
+            "found" => self.found.inc(),
+            "absent" => self.absent.inc(),
+            other => self.others.with_label_values(&[self.pool.as_str(), self.node.as_str(), other]).inc(),
+        }
+    }
+}
+
+/// Seconds: from a hit on loopback to a large object on a slow line.
+const BUCKETS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+
+fn name(name: &str) -> String {
+    format!("hopfall_{name}")
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> anyhow::Result<C> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
+fn counters(registry: &Registry, title: &str, help: &str, labels: &[&str]) -> anyhow::Result<IntCounterVec> {
+    register(registry, IntCounterVec::new(Opts::new(name(title), help), labels)?)
+}
+
+fn gauges(registry: &Registry, title: &str, help: &str, labels: &[&str]) -> anyhow::Result<IntGaugeVec> {
+    register(registry, IntGaugeVec::new(Opts::new(name(title), help), labels)?)
+}

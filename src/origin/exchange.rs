@@ -1,0 +1,279 @@
+//! One exchange on an HTTP/1.1 connection: connect or reuse, send a head, read a head, hand over the body.
+//!
+//! Why not Pingora's own retry loop: it drops an HTTP/1 connection whenever a filter turns an answer into a
+//! retry, so every 404 hop would cost a TCP handshake. Here a refused answer is drained, within bounds, and
+//! its connection goes back to the pool.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use http::{Version, header};
+use log::debug;
+use pingora::connectors::http::v1::Connector;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::http::v1::client::HttpSession;
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorType};
+use prometheus::IntCounter;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::Piece;
+use crate::config::Bounds;
+use crate::fallback::{Failure, Outcome};
+use crate::pool::Permit;
+
+/// Most bytes of a refused body that are read so that its connection can be kept.
+const DRAIN_BYTES: usize = 64 * 1024;
+/// Longest time that this may take.
+const DRAIN_TIME: Duration = Duration::from_millis(250);
+/// A key of its own keeps a peer's pooled connections out: a connection under it is always new.
+const FRESH: u64 = 1;
+
+/// A pool of connections with the bounds of its targets.
+pub struct Upstream {
+    connector: Connector,
+    bounds: Bounds,
+}
+
+/// A response whose head has been read.
+pub struct Answer {
+    session: HttpSession,
+    peer: Arc<HttpPeer>,
+    upstream: Arc<Upstream>,
+    _permit: Permit,
+}
+
+impl Upstream {
+    /// `ca` is a file of CA certificates to trust instead of the system's.
+    pub fn new(bounds: Bounds, ca: Option<String>) -> Self {
+        let mut options = pingora::connectors::ConnectorOptions::new(POOLED);
+        options.ca_file = ca;
+        Upstream { connector: Connector::new(Some(options)), bounds }
+    }
+
+    pub fn bounds(&self) -> &Bounds {
+        &self.bounds
+    }
+
+    /// A peer at `address`; `sni` is empty for plain HTTP.
+    pub fn peer(&self, address: std::net::SocketAddr, tls: bool, sni: &str) -> HttpPeer {
+        let mut peer = HttpPeer::new(address, tls, sni.to_owned());
+        peer.options.connection_timeout = Some(self.bounds.connect_timeout);
+        peer.options.total_connection_timeout = Some(self.bounds.connect_timeout);
+        peer.options.idle_timeout = Some(self.bounds.keepalive);
+        peer
+    }
+
+    /// Sends `request` and reads a final response head.
+    ///
+    /// # Errors
+    /// `Outcome::Down` when nothing can have been seen of the request, else `Outcome::Broken`.
+    pub async fn exchange(
+        self: &Arc<Self>,
+        peer: &Arc<HttpPeer>,
+        request: &RequestHeader,
+        deadline: Instant,
+        connects: &IntCounter,
+        permit: Permit,
+    ) -> Result<Answer, Outcome> {
+        let mut fresh = false;
+        loop {
+            let (mut session, reused) = self.connect(peer, fresh, deadline).await?;
+            if !reused {
+                connects.inc();
+            }
+            match self.read_head(&mut session, request, deadline).await {
+                Ok(()) => {
+                    let answer = Answer { session, peer: peer.clone(), upstream: self.clone(), _permit: permit };
+                    return Ok(answer);
+                }
+                // The other side closed an idle connection as we took it up: not its failure, and uncounted.
+                Err(Failure::ConnectionTerminated) if reused => fresh = true,
+                Err(failure) => return Err(Outcome::Broken(failure)),
+            }
+        }
+    }
+
+    async fn connect(
+        &self,
+        peer: &Arc<HttpPeer>,
+        fresh: bool,
+        deadline: Instant,
+    ) -> Result<(HttpSession, bool), Outcome> {
+        let connecting = async {
+            if fresh {
+                let mut peer = HttpPeer::clone(peer);
+                peer.group_key = FRESH;
+                self.connector.get_http_session(&peer).await
+            } else {
+                self.connector.get_http_session(peer.as_ref()).await
+            }
+        };
+        match timeout_at(deadline, connecting).await {
+            Ok(Ok(connected)) => Ok(connected),
+            Ok(Err(error)) => Err(Outcome::Down(connect_failure(&error))),
+            Err(_) => Err(Outcome::Down(Failure::ConnectionTimeout)),
+        }
+    }
+
+    async fn read_head(
+        &self,
+        session: &mut HttpSession,
+        request: &RequestHeader,
+        deadline: Instant,
+    ) -> Result<(), Failure> {
+        let until = |deadline: Instant| deadline.min(Instant::now() + self.bounds.header_timeout);
+        match timeout_at(until(deadline), session.write_request_header(Box::new(request.clone()))).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => return Err(Failure::ConnectionTerminated),
+            Err(_) => return Err(Failure::HttpResponseTimeout),
+        }
+        // One clock for the whole head: a node that drips it, or sends 100s for ever, is cut too.
+        let reading = async {
+            loop {
+                session.read_response().await.map_err(|error| read_failure(&error))?;
+                match session.resp_header() {
+                    Some(head) if head.status.is_informational() && head.status != 101 => {}
+                    Some(head) => return check_head(head),
+                    None => return Err(Failure::HttpProtocolError),
+                }
+            }
+        };
+        timeout_at(until(deadline), reading).await.unwrap_or(Err(Failure::HttpResponseTimeout))
+    }
+}
+
+impl Answer {
+    pub fn head(&self) -> &ResponseHeader {
+        // invariant: `Upstream::exchange` is the only maker, and has read the head
+        self.session.resp_header().expect("the head was read")
+    }
+
+    pub fn status(&self) -> u16 {
+        self.head().status.as_u16()
+    }
+
+    /// The next piece of the body; `None` at its end.
+    ///
+    /// # Errors
+    /// `HttpResponseIncomplete` when the body ends short or its framing breaks, `HttpResponseTimeout` after
+    /// a silence of `idle`.
+    pub async fn next_piece(&mut self, idle: Duration) -> Result<Piece, Failure> {
+        match timeout(idle, self.session.read_body_bytes()).await {
+            Ok(Ok(piece)) => Ok(piece),
+            Ok(Err(_)) => Err(Failure::HttpResponseIncomplete),
+            Err(_) => Err(Failure::HttpResponseTimeout),
+        }
+    }
+
+    /// The start of the body, for an error document: at most `most` bytes, in at most `DRAIN_TIME`.
+    pub async fn peek_body(&mut self, most: usize) -> Vec<u8> {
+        let mut start = Vec::new();
+        let reading = async {
+            while let Ok(Some(piece)) = self.session.read_body_bytes().await {
+                start.extend_from_slice(&piece);
+                if start.len() >= most {
+                    break;
+                }
+            }
+        };
+        // Whatever came in time is what there is.
+        let _ = timeout(DRAIN_TIME, reading).await;
+        start.truncate(most);
+        start
+    }
+
+    /// Gives the connection back after the body was read to its end; one that is not reusable is closed.
+    pub async fn finish(self) {
+        let keepalive = self.upstream.bounds.keepalive;
+        self.upstream.connector.release_http_session(self.session, self.peer.as_ref(), Some(keepalive)).await;
+    }
+
+    /// Lets the answer go unserved. What is already here is read at once; the rest is drained on the side,
+    /// so that a slow 404 costs a connection and no latency; too much is not drained at all.
+    pub async fn discard(mut self) {
+        let announced = self
+            .head()
+            .headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        if !self.session.is_body_done() && announced.is_some_and(|length| length > DRAIN_BYTES) {
+            debug!("a refused body of {announced:?} bytes is not drained");
+            return;
+        }
+        let mut room = DRAIN_BYTES;
+        loop {
+            if self.session.is_body_done() {
+                return self.finish().await;
+            }
+            match poll_once(self.session.read_body_bytes()) {
+                Poll::Ready(Ok(Some(piece))) => match room.checked_sub(piece.len()) {
+                    Some(left) => room = left,
+                    None => return,
+                },
+                Poll::Ready(Ok(None)) => return self.finish().await,
+                Poll::Ready(Err(_)) => return,
+                Poll::Pending => break,
+            }
+        }
+        tokio::spawn(async move {
+            let draining = async {
+                while let Some(piece) = self.session.read_body_bytes().await.ok()? {
+                    room = room.checked_sub(piece.len())?;
+                }
+                Some(())
+            };
+            if let Ok(Some(())) = timeout(DRAIN_TIME, draining).await {
+                self.finish().await;
+            }
+        });
+    }
+}
+
+/// Polls a read that holds no state of its own across polls.
+fn poll_once<T>(future: impl Future<Output = T>) -> Poll<T> {
+    pin!(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// What Pingora's parser lets through and RFC 9112 §6 does not.
+fn check_head(head: &ResponseHeader) -> Result<(), Failure> {
+    if head.status == 101 {
+        // Nobody asked for an upgrade here, and what follows would be no HTTP.
+        return Err(Failure::HttpProtocolError);
+    }
+    let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None)
+            if coding.as_bytes().eq_ignore_ascii_case(b"chunked") && head.version == Version::HTTP_11 =>
+        {
+            Ok(())
+        }
+        _ => Err(Failure::HttpProtocolError),
+    }
+}
+
+fn connect_failure(error: &Error) -> Failure {
+    match error.etype() {
+        ErrorType::ConnectTimedout => Failure::ConnectionTimeout,
+        ErrorType::ConnectRefused => Failure::ConnectionRefused,
+        ErrorType::TLSHandshakeFailure
+        | ErrorType::TLSHandshakeTimedout
+        | ErrorType::InvalidCert
+        | ErrorType::HandshakeError => Failure::TlsProtocolError,
+        _ => Failure::DestinationUnavailable,
+    }
+}
+
+fn read_failure(error: &Error) -> Failure {
+    match error.etype() {
+        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => Failure::ConnectionTerminated,
+        ErrorType::ReadTimedout => Failure::HttpResponseTimeout,
+        _ => Failure::HttpProtocolError,
+    }
+}
+
+/// Idle connections kept over all targets of one `Upstream`.
+const POOLED: usize = 4096;

@@ -1,0 +1,59 @@
+//! Origins: things that can be asked for a file. One trait, `ask(request) -> Outcome`, and the answer with it.
+
+mod exchange;
+mod node;
+mod s3;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+use tokio::time::Instant;
+
+use crate::fallback::Outcome;
+
+pub use exchange::{Answer, Upstream};
+pub use node::NodeOrigin;
+pub use s3::S3Origin;
+
+/// What is asked of an origin.
+#[derive(Clone, Copy)]
+pub struct Ask<'a> {
+    /// GET or HEAD.
+    pub method: &'a Method,
+    /// The request target in origin form.
+    pub target: &'a [u8],
+    /// The client's `Host`.
+    pub host: Option<&'a http::HeaderValue>,
+    /// The fields that a node may see, but for Host and our own hop.
+    pub for_node: &'a HeaderMap,
+    /// The fields that a store may see.
+    pub for_store: &'a HeaderMap,
+    /// When the route's patience ends.
+    pub deadline: Instant,
+}
+
+/// What came of asking. An answer is there whenever a response head was read, whether or not it is served.
+pub struct Asked {
+    pub outcome: Outcome,
+    pub answer: Option<Answer>,
+}
+
+impl Asked {
+    fn without_answer(outcome: Outcome) -> Self {
+        Asked { outcome, answer: None }
+    }
+}
+
+#[async_trait]
+pub trait Origin: Send + Sync {
+    /// Asks once. A pooled connection that turns out to be closed is replaced and not counted.
+    async fn ask(&self, ask: &Ask<'_>) -> Asked;
+
+    /// Longest silence amid a body.
+    fn body_idle_timeout(&self) -> Duration;
+}
+
+/// A piece of a body, or its end.
+pub type Piece = Option<Bytes>;

@@ -1,0 +1,247 @@
+//! An S3 bucket as an origin: GET and HEAD, signed afresh each time.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwapOption;
+use async_trait::async_trait;
+use http::{HeaderMap, HeaderValue, Method, header};
+use log::{error, info, warn};
+use pingora::http::RequestHeader;
+use pingora::upstreams::peer::HttpPeer;
+use tokio::time::{Instant, sleep};
+
+use super::{Answer, Ask, Asked, Origin, Upstream};
+use crate::config::{self, Addressing, OnDenied};
+use crate::fallback::{Busy, Failure, Outcome};
+use crate::hop::TargetId;
+use crate::metrics::{Metrics, TargetMetrics};
+use crate::pool::{Endpoint, Gate};
+use crate::s3::answer::{self, Denied, ERROR_BYTES};
+use crate::s3::{key, sign};
+
+pub struct S3Origin {
+    pub config: config::Store,
+    pub endpoint: Endpoint,
+    pub metrics: TargetMetrics,
+    all_metrics: Arc<Metrics>,
+    gate: Gate,
+    upstream: Arc<Upstream>,
+    peer: ArcSwapOption<(SocketAddr, Arc<HttpPeer>)>,
+    /// What a probe has learned of the bucket: one of the `BUCKET_*` values.
+    bucket: AtomicU8,
+    /// When an operator was last told what is wrong, so that a broken key does not flood the log.
+    told: Mutex<Option<Instant>>,
+}
+
+const BUCKET_UNKNOWN: u8 = 0;
+/// Absence is 404: a 403 is a true denial.
+const BUCKET_SHOWS_KEYS: u8 = 1;
+/// Absence is 403 AccessDenied.
+const BUCKET_HIDES_KEYS: u8 = 2;
+const BUCKET_MISSING: u8 = 3;
+
+impl S3Origin {
+    pub fn new(store: &config::Store, metrics: &Arc<Metrics>) -> Self {
+        let target_metrics = metrics.target(&store.name, &store.name);
+        let bounds = store.bounds;
+        let ca = store.ca.as_ref().map(|ca| ca.display().to_string());
+        S3Origin {
+            endpoint: Endpoint::new(store.address.clone()),
+            gate: Gate::new(
+                bounds.max_in_flight,
+                bounds.queue,
+                bounds.queue_timeout,
+                target_metrics.connections.clone(),
+            ),
+            metrics: target_metrics,
+            all_metrics: metrics.clone(),
+            upstream: Arc::new(Upstream::new(bounds, ca)),
+            peer: ArcSwapOption::empty(),
+            bucket: AtomicU8::new(BUCKET_UNKNOWN),
+            told: Mutex::new(None),
+            config: store.clone(),
+        }
+    }
+
+    pub fn target(&self) -> TargetId {
+        self.config.target
+    }
+
+    /// Asks for a random key, to learn how this bucket says "absent". False when there is no clear answer yet.
+    pub async fn probe(&self) -> bool {
+        let random = format!("hopfall-probe/{:032x}", rand::random::<u128>());
+        let key = format!("{}{random}", self.config.prefix);
+        let deadline = Instant::now() + self.config.bounds.connect_timeout + self.config.bounds.header_timeout;
+        let Ok(mut answer) = self.send(&Method::GET, &key, &HeaderMap::new(), deadline).await else { return false };
+        let document = answer.peek_body(ERROR_BYTES).await;
+        let status = answer.status();
+        answer.discard().await;
+        let code = answer::error_code(&document);
+        let learned = match (status, code) {
+            (404, Some("NoSuchBucket")) => BUCKET_MISSING,
+            (404, _) => BUCKET_SHOWS_KEYS,
+            (403, Some("AccessDenied")) => BUCKET_HIDES_KEYS,
+            _ => BUCKET_UNKNOWN,
+        };
+        let before = self.bucket.swap(learned, Ordering::Relaxed);
+        let name = &self.config.name;
+        match learned {
+            BUCKET_UNKNOWN | BUCKET_MISSING => self.tell(status, code),
+            _ if learned == before => {}
+            BUCKET_SHOWS_KEYS => info!("store {name}: a missing key is 404 here, so a 403 is a denial"),
+            _ => info!("store {name}: a missing key is 403 here (the credentials may not list the bucket)"),
+        }
+        matches!(learned, BUCKET_SHOWS_KEYS | BUCKET_HIDES_KEYS)
+    }
+
+    async fn denied(&self) -> Denied {
+        match self.config.on_403 {
+            OnDenied::NotFound => return Denied::MeansAbsent,
+            OnDenied::Error => return Denied::MeansDenied,
+            OnDenied::Probe => {}
+        }
+        if self.bucket.load(Ordering::Relaxed) == BUCKET_UNKNOWN {
+            self.probe().await;
+        }
+        match self.bucket.load(Ordering::Relaxed) {
+            BUCKET_HIDES_KEYS => Denied::MeansAbsent,
+            _ => Denied::MeansDenied,
+        }
+    }
+
+    fn peer(&self) -> Option<Arc<HttpPeer>> {
+        let address = self.endpoint.address()?;
+        if let Some(made) = self.peer.load().as_deref()
+            && made.0 == address
+        {
+            return Some(made.1.clone());
+        }
+        let sni = if self.config.tls { self.config.address.host.as_str() } else { "" };
+        let peer = Arc::new(self.upstream.peer(address, self.config.tls, sni));
+        self.peer.store(Some(Arc::new((address, peer.clone()))));
+        Some(peer)
+    }
+
+    async fn send(&self, method: &Method, key: &str, fields: &HeaderMap, deadline: Instant) -> Result<Answer, Outcome> {
+        let peer = self.peer().ok_or(Outcome::Down(Failure::DnsError))?;
+        let permit = self.gate.enter().await.ok_or(Outcome::Busy(Busy::Full))?;
+        // Signed after the wait for a place, because the time is part of it.
+        let request = self.request(method, key, fields).map_err(|error| {
+            warn!("store {}: a request could not be made: {error:#}", self.config.name);
+            Outcome::Down(Failure::ProxyInternalError)
+        })?;
+        let sent = self.upstream.exchange(&peer, &request, deadline, &self.metrics.connects, permit).await;
+        let code = sent.as_ref().map_or_else(|_| "error".to_owned(), |answer| answer.status().to_string());
+        self.all_metrics.s3_requests.with_label_values(&[method.as_str(), code.as_str()]).inc();
+        sent
+    }
+
+    fn request(&self, method: &Method, key: &str, fields: &HeaderMap) -> anyhow::Result<RequestHeader> {
+        let key = key::encode(key);
+        let path = match self.config.addressing {
+            Addressing::Path => format!("/{}/{key}", self.config.bucket),
+            Addressing::Virtual => format!("/{key}"),
+        };
+        let place = sign::Place { region: &self.config.region, host: &self.config.host, path: &path };
+        let signed = sign::headers(method, place, &[], &self.config.credentials, SystemTime::now())?;
+        let mut request = RequestHeader::build(method.clone(), path.as_bytes(), Some(fields.len() + signed.len() + 1))?;
+        request.append_header(header::HOST, self.config.host.as_str())?;
+        for (name, value) in fields {
+            request.append_header(name, value)?;
+        }
+        for (name, value) in signed {
+            request.append_header(name, value)?;
+        }
+        Ok(request)
+    }
+
+    /// What an answer means, reading its error document where the status alone does not say.
+    async fn judge(&self, key: &str, method: &Method, received: &mut Answer, deadline: Instant) -> Outcome {
+        let status = received.status();
+        if matches!(status, 200 | 206 | 304 | 412 | 416) {
+            return Outcome::Found(status);
+        }
+        let (status, code) = match *method {
+            Method::HEAD if status == 404 => {
+                if self.bucket.load(Ordering::Relaxed) == BUCKET_MISSING {
+                    (404, Some("NoSuchBucket".to_owned()))
+                } else {
+                    (404, None)
+                }
+            }
+            // A HEAD's error has no document, and guessing would call a broken key an absent file.
+            Method::HEAD if status < 500 => match self.first_byte(key, deadline).await {
+                Ok((status, _)) if status < 400 => return Outcome::Error(502),
+                Ok(told) => told,
+                Err(outcome) => return outcome,
+            },
+            Method::HEAD => (status, None),
+            _ => (status, answer::error_code(&received.peek_body(ERROR_BYTES).await).map(str::to_owned)),
+        };
+        let code = code.as_deref();
+        let denied =
+            if status == 403 && code == Some("AccessDenied") { self.denied().await } else { Denied::MeansDenied };
+        let outcome = answer::outcome(status, code, denied);
+        if let Outcome::Misconfigured(_) = outcome {
+            self.tell(status, code);
+        }
+        outcome
+    }
+
+    async fn first_byte(&self, key: &str, deadline: Instant) -> Result<(u16, Option<String>), Outcome> {
+        let mut fields = HeaderMap::new();
+        fields.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
+        let mut answer = self.send(&Method::GET, key, &fields, deadline).await?;
+        let status = answer.status();
+        let document = if status >= 400 { answer.peek_body(ERROR_BYTES).await } else { Vec::new() };
+        answer.discard().await;
+        Ok((status, answer::error_code(&document).map(str::to_owned)))
+    }
+
+    /// Tells an operator what to mend, at most every ten seconds.
+    fn tell(&self, status: u16, code: Option<&str>) {
+        let now = Instant::now();
+        let Ok(mut told) = self.told.lock() else { return };
+        if told.is_none_or(|before| now - before > Duration::from_secs(10)) {
+            *told = Some(now);
+            let (name, bucket) = (&self.config.name, &self.config.bucket);
+            let advice = answer::advice(status, code);
+            error!("store {name}: bucket {bucket} answered {status} {}: {advice}", code.unwrap_or("without a code"));
+        }
+    }
+}
+
+#[async_trait]
+impl Origin for S3Origin {
+    async fn ask(&self, ask: &Ask<'_>) -> Asked {
+        let Some(key) = key::object_key(&self.config.prefix, ask.target) else {
+            return Asked::without_answer(Outcome::Absent(404));
+        };
+        let mut retried = false;
+        loop {
+            let mut answer = match self.send(ask.method, &key, ask.for_store, ask.deadline).await {
+                Ok(answer) => answer,
+                Err(outcome) => return Asked::without_answer(outcome),
+            };
+            let outcome = self.judge(&key, ask.method, &mut answer, ask.deadline).await;
+            // S3 asks for a pause with 503 SlowDown: one, jittered, if there is time for it.
+            let pause = Duration::from_millis(100 + u64::from(rand::random::<u8>()));
+            let busy = matches!(outcome, Outcome::Busy(Busy::Status(_)));
+            if busy && !retried && Instant::now() + pause < ask.deadline {
+                retried = true;
+                answer.discard().await;
+                sleep(pause).await;
+                continue;
+            }
+            return Asked { outcome, answer: Some(answer) };
+        }
+    }
+
+    fn body_idle_timeout(&self) -> Duration {
+        self.config.bounds.body_idle_timeout
+    }
+}

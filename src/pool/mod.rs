@@ -1,0 +1,155 @@
+//! Pools and nodes while the process runs: who is up, who is free, who is first.
+
+mod gate;
+mod node;
+pub mod turns;
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+pub use gate::{Gate, Permit};
+pub use node::{Endpoint, Node};
+
+use crate::config;
+use crate::health::{Change, Signal};
+use crate::hop::Visited;
+use crate::metrics::Metrics;
+use crate::via::Identity;
+
+/// Nodes that can serve the same files.
+pub struct Pool {
+    pub config: config::Pool,
+    pub nodes: Vec<Arc<Node>>,
+    /// One running total per node: smooth weighted round robin, as nginx does it.
+    turns: Mutex<Vec<i64>>,
+}
+
+impl Pool {
+    pub fn new(config: &config::Pool, identity: &Identity, metrics: &Metrics) -> Self {
+        let nodes: Vec<_> =
+            config.nodes.iter().map(|node| Arc::new(Node::new(node, config, identity, metrics))).collect();
+        let turns = Mutex::new(vec![0; nodes.len()]);
+        Pool { config: config.clone(), nodes, turns }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// The next node to ask: up and free before up and full before down; by weight among equals. `avoid`
+    /// names nodes to take last whatever their health.
+    pub fn pick(&self, visited: &Visited, now: Duration, avoid: impl Fn(&Node) -> bool) -> Option<&Arc<Node>> {
+        let rank = |node: &Node| (avoid(node), !node.is_up(now), node.gate.is_full());
+        let unvisited = || self.nodes.iter().enumerate().filter(|(_, node)| !visited.contains(node.target));
+        let best = unvisited().map(|(_, node)| rank(node)).min()?;
+        let candidates = unvisited().filter(|(_, node)| rank(node) == best);
+
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut total = 0;
+        let mut chosen: Option<usize> = None;
+        for (i, node) in candidates {
+            let weight = i64::from(node.weight);
+            total += weight;
+            turns[i] += weight;
+            if chosen.is_none_or(|chosen| turns[i] > turns[chosen]) {
+                chosen = Some(i);
+            }
+        }
+        let chosen = chosen?;
+        turns[chosen] -= total;
+        Some(&self.nodes[chosen])
+    }
+
+    /// Takes in what was seen of one of this pool's nodes.
+    pub fn observe(&self, node: &Node, signal: Signal, now: Duration, metrics: &Metrics) {
+        let passed = matches!(signal, Signal::CheckPassed | Signal::RequestPassed);
+        if passed && node.is_spotless() {
+            return;
+        }
+        if matches!(signal, Signal::RequestPassed | Signal::RequestFailed) && !self.config.health.passive {
+            return;
+        }
+        let last = !self.nodes.iter().any(|other| other.target != node.target && other.is_up(now));
+        let Some(change) = node.take(signal, now, &self.config.health.thresholds, last) else { return };
+        let (pool, name) = (self.name(), node.name.as_str());
+        let (word, up) = match change {
+            Change::Up => ("up", 1),
+            Change::Down => ("down", 0),
+        };
+        log::warn!("node {name} of pool {pool} is {word} ({signal:?})");
+        metrics.health_changes.with_label_values(&[pool, name, word]).inc();
+        metrics.node_up.with_label_values(&[pool, name]).set(up);
+    }
+
+    /// The node that has this address, if any.
+    pub fn node_at(&self, address: IpAddr) -> Option<&Arc<Node>> {
+        self.nodes.iter().find(|node| node.endpoint.ip() == Some(address))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Surroundings};
+
+    fn pool(nodes: &str) -> (Pool, Metrics) {
+        let yaml = format!(
+            "listeners: [{{ name: w, address: \"127.0.0.1:0\", route: r }}]\npools:\n  p: {{ nodes: [{nodes}] }}\nroutes:\n  r: {{ chain: [p] }}\n"
+        );
+        let surroundings = Surroundings { variable: &|_| None, read: &|_| Err(std::io::ErrorKind::NotFound.into()) };
+        let config = Config::parse("test", &yaml, &surroundings).unwrap();
+        let metrics = Metrics::new().unwrap();
+        (Pool::new(&config.pools[0], &Identity::new("a", b"k"), &metrics), metrics)
+    }
+
+    fn picks(pool: &Pool, n: usize) -> String {
+        (0..n).map(|_| pool.pick(&Visited::default(), Duration::ZERO, |_| false).unwrap().name.clone()).collect()
+    }
+
+    const THREE: &str = "{ name: a, address: \"127.0.0.1:1\", weight: 5 }, { name: b, address: \"127.0.0.1:2\" }, { name: c, address: \"127.0.0.1:3\" }";
+
+    #[test]
+    fn weights_are_smooth() {
+        let (pool, _) = pool(THREE);
+        assert_eq!(picks(&pool, 14), "aabacaaaabacaa");
+    }
+
+    #[test]
+    fn shares_follow_the_weights() {
+        let (pool, _) = pool(THREE);
+        let picked = picks(&pool, 70_000);
+        for (name, share) in [('a', 50_000), ('b', 10_000), ('c', 10_000)] {
+            assert_eq!(picked.chars().filter(|c| *c == name).count(), share);
+        }
+    }
+
+    #[test]
+    fn the_down_are_asked_last_and_the_visited_never() {
+        let (pool, metrics) = pool(THREE);
+        for _ in 0..3 {
+            pool.observe(&pool.nodes[0], Signal::RequestFailed, Duration::ZERO, &metrics);
+        }
+        let mut visited = Visited::default();
+        let mut order = String::new();
+        while let Some(node) = pool.pick(&visited, Duration::ZERO, |_| false) {
+            order.push_str(&node.name);
+            assert!(visited.insert(node.target));
+        }
+        assert_eq!(order, "bca");
+        assert_eq!(metrics.node_up.with_label_values(&["p", "a"]).get(), 0);
+    }
+
+    #[test]
+    fn real_traffic_leaves_the_last_node_up() {
+        let (pool, metrics) = pool(THREE);
+        for node in &pool.nodes {
+            for _ in 0..9 {
+                pool.observe(node, Signal::RequestFailed, Duration::ZERO, &metrics);
+            }
+        }
+        let up: Vec<_> =
+            pool.nodes.iter().filter(|node| node.is_up(Duration::ZERO)).map(|node| node.name.as_str()).collect();
+        assert_eq!(up, ["c"]);
+    }
+}

@@ -1,0 +1,106 @@
+//! One node: its address, its health, its place counter.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+
+use super::Gate;
+use crate::config;
+use crate::health::{Change, Health, Signal, Thresholds};
+use crate::hop::TargetId;
+use crate::metrics::{Metrics, TargetMetrics};
+use crate::units::HostPort;
+use crate::via::{Hop, Identity};
+
+/// A place on the network by name, with the address that the name has now.
+pub struct Endpoint {
+    pub name: HostPort,
+    resolved: ArcSwapOption<SocketAddr>,
+}
+
+impl Endpoint {
+    /// A literal address is resolved at once, and a name not yet.
+    pub fn new(name: HostPort) -> Self {
+        let literal = name.host.parse::<IpAddr>().ok().map(|ip| std::sync::Arc::new(SocketAddr::new(ip, name.port)));
+        Endpoint { name, resolved: ArcSwapOption::new(literal) }
+    }
+
+    pub fn is_literal(&self) -> bool {
+        self.name.host.parse::<IpAddr>().is_ok()
+    }
+
+    /// The address, or `None` while the name has never been resolved.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.resolved.load().as_deref().copied()
+    }
+
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.address().map(|address| address.ip().to_canonical())
+    }
+
+    pub fn set(&self, address: SocketAddr) {
+        self.resolved.store(Some(std::sync::Arc::new(address)));
+    }
+}
+
+pub struct Node {
+    pub target: TargetId,
+    pub name: String,
+    pub weight: u32,
+    pub endpoint: Endpoint,
+    pub gate: Gate,
+    /// What requests to this node carry in `Via` and `CDN-Loop`.
+    pub hop: Hop,
+    pub metrics: TargetMetrics,
+    health: Mutex<Health>,
+    /// Read on every request, so that the lock is taken only when something is amiss.
+    spotless: AtomicBool,
+}
+
+impl Node {
+    pub fn new(node: &config::Node, pool: &config::Pool, identity: &Identity, metrics: &Metrics) -> Self {
+        let target_metrics = metrics.target(&pool.name, &node.name);
+        metrics.node_up.with_label_values(&[pool.name.as_str(), node.name.as_str()]).set(1);
+        let bounds = &pool.bounds;
+        Node {
+            target: node.target,
+            name: node.name.clone(),
+            weight: node.weight,
+            endpoint: Endpoint::new(node.address.clone()),
+            gate: Gate::new(
+                bounds.max_in_flight,
+                bounds.queue,
+                bounds.queue_timeout,
+                target_metrics.connections.clone(),
+            ),
+            hop: identity.hop(&node.name),
+            metrics: target_metrics,
+            health: Mutex::new(Health::default()),
+            spotless: AtomicBool::new(true),
+        }
+    }
+
+    pub fn is_up(&self, now: Duration) -> bool {
+        self.is_spotless() || self.health().is_up(now)
+    }
+
+    /// Up, with no failure counted against it.
+    pub fn is_spotless(&self) -> bool {
+        self.spotless.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn take(&self, signal: Signal, now: Duration, thresholds: &Thresholds, last: bool) -> Option<Change> {
+        let mut health = self.health();
+        let change = health.observe(signal, now, thresholds, last);
+        self.spotless.store(health.is_spotless(), Ordering::Relaxed);
+        change
+    }
+
+    fn health(&self) -> std::sync::MutexGuard<'_, Health> {
+        // A panic elsewhere leaves health as it was, and serving goes on.
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,494 @@
+//! The front: what each request goes through before and after it is answered.
+//!
+//! GET and HEAD run along the [`Chain`], called from Pingora's `proxy_upstream_filter`. All else (uploads,
+//! WebSockets, other methods) takes Pingora's native path to one node, on a connection of its own: one
+//! that is pooled may be closed under a request that must not be sent twice.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Version, header};
+use log::{debug, warn};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::http::ServerSession;
+use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorType, Result};
+use tokio::time::Instant;
+
+use crate::access_log::{AccessLog, Entry};
+use crate::chain::{self, Chain};
+use crate::config::{Listener, Protocol, Route};
+use crate::edge::Connection;
+use crate::fallback::{Failure, Outcome, Plan, Refusal, Repeat, Search, Step};
+use crate::headers::{self, Client, PROXY_STATUS};
+use crate::health::Signal;
+use crate::pool::{Node, Permit, Pool};
+use crate::shape::{self, Head};
+use crate::snapshot::Caller;
+use crate::trip::{Attempt, Trip};
+use crate::via::{CDN_LOOP, Seen};
+
+/// One listener's front.
+pub struct Front {
+    pub chain: Arc<Chain>,
+    pub access_log: Arc<AccessLog>,
+    pub listener: Listener,
+}
+
+/// One request's state.
+pub struct Context {
+    started: Instant,
+    time: SystemTime,
+    trip: Trip,
+    client: Client,
+    /// The request target in origin form, non-ASCII bytes encoded.
+    target: Vec<u8>,
+    /// The client may not go on using this connection.
+    poisoned: bool,
+    native: Option<Native>,
+    /// Body bytes received from the client.
+    received: u64,
+}
+
+/// The state of a request on Pingora's native path.
+struct Native {
+    search: Search<Arc<Plan>>,
+    /// Indices of the pool and the node being asked.
+    asked: Option<(usize, usize)>,
+    began: Instant,
+    permit: Option<Permit>,
+    refusal: Refusal,
+}
+
+impl Front {
+    fn route(&self) -> &Route {
+        &self.chain.snapshot.config.routes[self.listener.route]
+    }
+
+    fn caller(&self, session: &ServerSession, context: &Context) -> Caller<'_> {
+        let local =
+            session.server_addr().and_then(|address| address.as_inet()).map(|address| address.ip().to_canonical());
+        match self.chain.snapshot.identity.look(&session.req_header().headers) {
+            Seen::Peer => Caller::Client,
+            _ => self.chain.snapshot.caller(self.route(), context.client.peer, local.unwrap_or(NOWHERE)),
+        }
+    }
+
+    /// Refuses by shape, and by the hops that a request has behind it. True when it was answered.
+    async fn gatekeep(&self, session: &mut ServerSession, context: &mut Context) -> Result<bool> {
+        let raw = session.as_http1().map(|_| session.to_h1_raw()).unwrap_or_default();
+        let head = session.req_header();
+        let target = head.raw_path();
+        let shape = Head { method: &head.method, target, version: head.version, headers: &head.headers, raw: &raw };
+        if let Err(bad) = shape::check(&shape, &self.listener.head) {
+            context.trip.misshapen = Some(bad.reason);
+            context.poisoned = true;
+            session.set_keepalive(None);
+            let code = bad.status.to_string();
+            self.chain.metrics.misshapen.with_label_values(&[self.listener.name.as_str(), code.as_str()]).inc();
+            return self.answer(session, context, bad.status, HeaderMap::new()).await;
+        }
+        context.target = encoded(shape::origin_form(target));
+        if let Seen::Ourselves { to } = self.chain.snapshot.identity.look(&session.req_header().headers) {
+            let named = to.and_then(|to| self.chain.snapshot.node_named(&to));
+            let node = named.or_else(|| self.chain.snapshot.node_at(context.client.peer));
+            self.chain.report_loop(node.map_or("unknown", |node| node.name.as_str()), &mut context.trip);
+            return self.refuse(session, context, Refusal::LOOP).await;
+        }
+        let method = session.req_header().method.clone();
+        let has_pool = self.chain.snapshot.pools_of(self.route()).next().is_some();
+        let reads = matches!(method, Method::GET | Method::HEAD);
+        if matches!(method, Method::TRACE | Method::CONNECT) || (!reads && !has_pool) {
+            session.set_keepalive(None);
+            let allow = HeaderMap::from_iter([(header::ALLOW, HeaderValue::from_static("GET, HEAD"))]);
+            return self.answer(session, context, 405, allow).await;
+        }
+        Ok(false)
+    }
+
+    async fn refuse(&self, session: &mut ServerSession, context: &mut Context, refusal: Refusal) -> Result<bool> {
+        context.trip.failure = refusal.failure;
+        let mut fields = HeaderMap::new();
+        fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if refusal.status == 503 {
+            fields.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if let Ok(status) = HeaderValue::from_str(&context.trip.proxy_status(context.client.trusted)) {
+            fields.insert(PROXY_STATUS, status);
+        }
+        self.answer(session, context, refusal.status, fields).await
+    }
+
+    async fn answer(
+        &self,
+        session: &mut ServerSession,
+        context: &mut Context,
+        status: u16,
+        mut fields: HeaderMap,
+    ) -> Result<bool> {
+        fields.append(header::VIA, HeaderValue::from_static("1.1 hopfall"));
+        let method = session.req_header().method.clone();
+        chain::send_own(session, &method, status, fields, &mut context.trip).await?;
+        Ok(true)
+    }
+
+    fn node(&self, native: &Native) -> Option<(&Pool, &Arc<Node>)> {
+        let (pool, node) = native.asked?;
+        let pool = self.chain.snapshot.pools.get(pool)?;
+        Some((pool, pool.nodes.get(node)?))
+    }
+
+    /// Records what came of the native attempt under way, once.
+    fn record(&self, context: &mut Context, outcome: Outcome) {
+        let Some(native) = &mut context.native else { return };
+        let Some((pool, node)) = native.asked.take() else { return };
+        let Some(pool) = self.chain.snapshot.pools.get(pool) else { return };
+        let node = &pool.nodes[node];
+        node.metrics.attempted(outcome.as_str());
+        let signal = if outcome.harms_health() { Signal::RequestFailed } else { Signal::RequestPassed };
+        pool.observe(node, signal, self.chain.snapshot.now(), &self.chain.metrics);
+        let took = native.began.elapsed();
+        context.trip.attempts.push(Attempt { target: node.name.clone(), pool: pool.name().to_owned(), outcome, took });
+    }
+
+    async fn next_peer(&self, session: &ServerSession, context: &mut Context) -> Option<Box<HttpPeer>> {
+        let caller = self.caller(session, context);
+        let plan = &self.route().plan;
+        let native = context.native.get_or_insert_with(|| Native {
+            search: Search::new(plan.clone(), Repeat::Never),
+            asked: None,
+            began: Instant::now(),
+            permit: None,
+            refusal: Refusal::ABSENT,
+        });
+        if let Caller::Node(node) = caller {
+            self.chain.report_loop(&node.name, &mut context.trip);
+            native.refusal = Refusal::LOOP;
+            return None;
+        }
+        let now = self.chain.snapshot.now();
+        let late = Instant::now() >= context.started + self.route().deadline;
+        loop {
+            let mut picked = None;
+            let step = native.search.next(late, |index, visited| {
+                let pool = self.chain.snapshot.pools.get(index)?;
+                let node = pool.pick(visited, now, |_| false)?;
+                picked = pool.nodes.iter().position(|other| other.target == node.target).map(|node| (index, node));
+                Some(node.target)
+            });
+            if let Step::Refuse(refusal) = step {
+                native.refusal = refusal;
+                return None;
+            }
+            native.asked = picked;
+            native.began = Instant::now();
+            let (pool, node) = self.node(native)?;
+            let Some(address) = node.endpoint.address() else { continue };
+            let Some(permit) = node.gate.enter().await else { continue };
+            node.metrics.connects.inc();
+            native.permit = Some(permit);
+            let mut peer = HttpPeer::new(address, false, String::new());
+            peer.options.connection_timeout = Some(pool.config.bounds.connect_timeout);
+            peer.options.total_connection_timeout = Some(pool.config.bounds.connect_timeout);
+            peer.options.read_timeout = Some(pool.config.tunnel_timeout);
+            peer.options.write_timeout = Some(pool.config.tunnel_timeout);
+            return Some(Box::new(peer));
+        }
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Front {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context {
+            started: Instant::now(),
+            time: SystemTime::now(),
+            trip: Trip::default(),
+            client: Client { peer: NOWHERE, address: NOWHERE, trusted: false, tls: false },
+            target: Vec::new(),
+            poisoned: false,
+            native: None,
+            received: 0,
+        }
+    }
+
+    fn init_downstream_modules(&self, _modules: &mut pingora::modules::http::HttpModules) {
+        // No compression: files go out as they are.
+    }
+
+    async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
+        let session = session.as_mut();
+        if let Some(connection) = Connection::of(session.stream()) {
+            connection.begin_request();
+        }
+        // Upstream silence rules a tunnel; a stalled upload is the client's.
+        let tunnel = self.chain.snapshot.pools_of(self.route()).map(|pool| pool.config.tunnel_timeout).max();
+        let wait = if is_websocket(session.req_header()) { tunnel } else { None };
+        session.set_read_timeout(Some(wait.unwrap_or(self.listener.stall_timeout)));
+        if session.is_http2() {
+            // On HTTP/1 the connection itself bounds a stalled client, by progress and not by piece.
+            session.set_write_timeout(Some(self.listener.stall_timeout));
+        }
+        session.set_total_drain_timeout(Some(self.listener.stall_timeout));
+        session.set_abort_on_close(false);
+        session.set_pipelining_enabled(true);
+
+        let peer = session.client_addr().and_then(|address| address.as_inet()).map_or(NOWHERE, |address| address.ip());
+        let tls = self.listener.protocol == Protocol::Https;
+        context.client = Client::of(peer, tls, &session.req_header().headers, &self.listener.trusted);
+        self.gatekeep(session, context).await
+    }
+
+    async fn proxy_upstream_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
+        let session = session.as_mut();
+        let head = session.req_header();
+        if !matches!(head.method, Method::GET | Method::HEAD) || is_websocket(head) {
+            return Ok(true);
+        }
+        let head = head.clone();
+        let caller = self.caller(session, context);
+        let request = chain::Request {
+            method: &head.method,
+            target: &context.target,
+            version: head.version,
+            headers: &head.headers,
+            client: &context.client,
+            caller,
+            route: self.route(),
+            started: context.started,
+        };
+        let answered = self.chain.run(session, &request, &mut context.trip).await;
+        if let (Err(_), Some(connection)) = (&answered, Connection::of(session.stream())) {
+            connection.abort();
+        }
+        answered.map(|()| false)
+    }
+
+    async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
+        let found = self.next_peer(session.as_ref(), context).await;
+        found.ok_or_else(|| Error::explain(ErrorType::ConnectProxyFailure, "no node to ask"))
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        context: &mut Context,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        let failure = match error.etype() {
+            ErrorType::ConnectTimedout => Failure::ConnectionTimeout,
+            ErrorType::ConnectRefused => Failure::ConnectionRefused,
+            _ => Failure::DestinationUnavailable,
+        };
+        self.record(context, Outcome::Down(failure));
+        // Nothing was sent, so the next node may be asked whatever the method.
+        error.set_retry(true);
+        error
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        _session: &mut Session,
+        mut error: Box<Error>,
+        context: &mut Context,
+        _reused: bool,
+    ) -> Box<Error> {
+        error.set_retry(false);
+        let failure = match error.etype() {
+            ErrorType::ReadTimedout | ErrorType::WriteTimedout => Failure::HttpResponseTimeout,
+            ErrorType::InvalidHTTPHeader => Failure::HttpProtocolError,
+            _ => Failure::ConnectionTerminated,
+        };
+        let status = if failure == Failure::HttpResponseTimeout { 504 } else { 502 };
+        if *error.esource() == pingora::ErrorSource::Downstream {
+            context.trip.aborted = Some("client");
+        } else {
+            self.record(context, Outcome::Broken(failure));
+        }
+        if let Some(native) = &mut context.native {
+            native.refusal = Refusal { status, failure: Some(failure) };
+        }
+        error
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        context: &mut Context,
+    ) -> Result<()> {
+        let Some((pool, node)) = context.native.as_ref().and_then(|native| self.node(native)) else { return Ok(()) };
+        let mut forwarded = HeaderMap::new();
+        for value in request.headers.get_all(headers::X_FORWARDED_FOR) {
+            forwarded.append(headers::X_FORWARDED_FOR, value.clone());
+        }
+        if let Some(proto) = request.headers.get(headers::X_FORWARDED_PROTO) {
+            forwarded.insert(headers::X_FORWARDED_PROTO, proto.clone());
+        }
+        headers::set_forwarded(&mut forwarded, &context.client);
+        for (name, value) in &forwarded {
+            request.insert_header(name.clone(), value.clone())?;
+        }
+        if let Some(host) = &pool.config.host {
+            request.insert_header(header::HOST, host)?;
+        }
+        let (via, cdn_loop) = node.hop.values();
+        request.append_header(header::VIA, via.clone())?;
+        request.append_header(CDN_LOOP, cdn_loop.clone())?;
+        if !is_websocket(session.req_header()) {
+            request.insert_header(header::CONNECTION, "close")?;
+        }
+        Ok(())
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end: bool,
+        context: &mut Context,
+    ) -> Result<()> {
+        context.received += body.as_ref().map_or(0, |body| body.len() as u64);
+        if context.received > self.listener.head.body_bytes {
+            context.trip.misshapen = Some("request body too large");
+            return Error::e_explain(ErrorType::HTTPStatus(413), "request body too large");
+        }
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        context: &mut Context,
+    ) -> Result<()> {
+        if response.status.is_informational() && response.status != 101 {
+            return Ok(());
+        }
+        let status = response.status.as_u16();
+        self.record(context, Outcome::Found(status));
+        context.trip.served_by = context.trip.attempts.last().map(|attempt| attempt.target.clone());
+        if status != 101 {
+            for name in ["keep-alive", "proxy-connection", "trailer", "upgrade"] {
+                response.remove_header(name);
+            }
+        }
+        response.append_header(header::VIA, "1.1 hopfall")?;
+        if let Some(timing) = context.trip.server_timing(context.client.trusted) {
+            response.append_header(headers::SERVER_TIMING, timing)?;
+        }
+        response.append_header(PROXY_STATUS, context.trip.proxy_status(context.client.trusted))?;
+        Ok(())
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut Context) -> FailToProxy {
+        let session = session.as_mut();
+        let written = session.response_written().is_some_and(|head| !head.status.is_informational());
+        let mut refusal = context
+            .native
+            .as_ref()
+            .map_or(Refusal { status: 500, failure: Some(Failure::ProxyInternalError) }, |native| native.refusal);
+        if let ErrorType::HTTPStatus(status) = error.etype() {
+            refusal = Refusal { status: *status, failure: None };
+        }
+        session.set_keepalive(None);
+        if written || context.trip.aborted.is_some() {
+            debug!("an answer is cut short: {error}");
+            context.trip.aborted.get_or_insert("upstream");
+            if let Some(connection) = Connection::of(session.stream()) {
+                connection.abort();
+            }
+            session.shutdown().await;
+        } else if let Err(error) = self.refuse(session, context, refusal).await {
+            debug!("a refusal could not be sent: {error}");
+        }
+        FailToProxy { error_code: refusal.status, can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
+        let session = session.as_mut();
+        if let Some(native) = &mut context.native {
+            native.permit = None;
+            context.trip.sent = session.body_bytes_sent() as u64;
+        }
+        let status = session.response_written().map_or(0, |head| head.status.as_u16());
+        if let (Some(error), 0) = (error, status) {
+            warn!("a request ended without an answer: {error}");
+        }
+        let trip = &context.trip;
+        let metrics = &self.chain.metrics;
+        let listener = self.listener.name.as_str();
+        let served_by = trip.served_by.as_deref().unwrap_or("hopfall");
+        let code = http::StatusCode::from_u16(status).ok();
+        let code = code.as_ref().map_or("0", http::StatusCode::as_str);
+        metrics.requests.with_label_values(&[listener, code, served_by]).inc();
+        metrics.duration.with_label_values(&[listener]).observe(context.started.elapsed().as_secs_f64());
+        metrics.hops.observe(trip.attempts.len() as f64);
+        if let Some(side) = trip.aborted {
+            metrics.aborted.with_label_values(&[listener, side]).inc();
+        }
+        let head = session.req_header();
+        let field = |name| head.headers.get(name).map_or(&b""[..], |value: &HeaderValue| value.as_bytes());
+        self.access_log.write(&Entry {
+            time: context.time,
+            took: context.started.elapsed(),
+            listener,
+            client: context.client.address,
+            method: head.method.as_str(),
+            target: head.raw_path(),
+            protocol: match head.version {
+                Version::HTTP_2 => "HTTP/2.0",
+                Version::HTTP_10 => "HTTP/1.0",
+                _ => "HTTP/1.1",
+            },
+            host: field(header::HOST),
+            referer: field(header::REFERER),
+            user_agent: field(header::USER_AGENT),
+            status,
+            trip,
+        });
+        if let Some(connection) = Connection::of(session.stream()) {
+            connection.end_request();
+        }
+    }
+
+    fn suppress_error_log(&self, _session: &Session, _context: &Context, _error: &Error) -> bool {
+        // The access log has it, with its hops.
+        true
+    }
+}
+
+/// The one upgrade that is passed on (RFC 6455 §4.1).
+fn is_websocket(head: &RequestHeader) -> bool {
+    head.version == Version::HTTP_11
+        && head
+            .headers
+            .get(header::UPGRADE)
+            .is_some_and(|upgrade| upgrade.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+/// Bytes above ASCII as `%XX`: targets go out as RFC 3986 has them.
+fn encoded(target: &[u8]) -> Vec<u8> {
+    if target.is_ascii() {
+        return target.to_vec();
+    }
+    let mut encoded = Vec::with_capacity(target.len() + 16);
+    for byte in target {
+        match byte.is_ascii() {
+            true => encoded.push(*byte),
+            false => encoded.extend_from_slice(format!("%{byte:02X}").as_bytes()),
+        }
+    }
+    encoded
+}
+
+/// The peer of a connection that is not IP, which hopfall does not accept.
+const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);

@@ -1,0 +1,76 @@
+//! Everything that requests are served from, built whole from one config and swapped whole.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use crate::config::{self, Config};
+use crate::hop::TargetId;
+use crate::metrics::Metrics;
+use crate::pool::turns::Turns;
+use crate::pool::{Node, Pool};
+use crate::via::Identity;
+
+pub struct Snapshot {
+    pub config: Config,
+    pub identity: Identity,
+    pub pools: Vec<Pool>,
+    pub turns: Turns,
+    started: Instant,
+}
+
+/// Who may have sent a request, going by its address.
+pub enum Caller<'a> {
+    Client,
+    /// A node of ours, on a machine of its own: what it asks of us it must not be asked.
+    Node(&'a Node),
+    /// Somebody on this machine, where nodes of ours are too.
+    Neighbour,
+}
+
+impl Snapshot {
+    pub fn new(config: Config, metrics: &Metrics) -> Self {
+        let name = config.identity.name.clone().unwrap_or_else(|| format!("hopfall-{:08x}", rand::random::<u32>()));
+        let identity = match &config.identity.mark_key {
+            Some(key) => Identity::new(&name, key.expose().as_bytes()),
+            None => Identity::new(&name, &rand::random::<[u8; 32]>()),
+        };
+        let pools = config.pools.iter().map(|pool| Pool::new(pool, &identity, metrics)).collect();
+        Snapshot { config, identity, pools, turns: Turns::default(), started: Instant::now() }
+    }
+
+    /// Time since the process began to serve; the clock of all health.
+    pub fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Judges the address of a request that carries no mark of ours. `local` is our own end of its connection.
+    pub fn caller<'a>(&'a self, route: &'a config::Route, peer: IpAddr, local: IpAddr) -> Caller<'a> {
+        let wary = |pool: &&Pool| pool.config.from_nodes == config::FromNodes::NoNodes;
+        let Some(node) = self.pools_of(route).filter(wary).find_map(|pool| pool.node_at(peer)) else {
+            return Caller::Client;
+        };
+        if peer == local || peer.is_loopback() { Caller::Neighbour } else { Caller::Node(node) }
+    }
+
+    /// The node of that name, in any pool.
+    pub fn node_named(&self, name: &str) -> Option<&Node> {
+        self.pools.iter().flat_map(|pool| &pool.nodes).find(|node| node.name == name).map(AsRef::as_ref)
+    }
+
+    /// The node that is this target, in any pool.
+    pub fn node(&self, target: TargetId) -> Option<&Node> {
+        self.pools.iter().flat_map(|pool| &pool.nodes).find(|node| node.target == target).map(AsRef::as_ref)
+    }
+
+    /// The node at this address, in any pool.
+    pub fn node_at(&self, address: IpAddr) -> Option<&Node> {
+        self.pools.iter().find_map(|pool| pool.node_at(address)).map(AsRef::as_ref)
+    }
+
+    pub fn pools_of<'a>(&'a self, route: &'a config::Route) -> impl Iterator<Item = &'a Pool> {
+        route.plan.stages.iter().filter_map(|stage| match stage {
+            crate::fallback::Stage::Pool(pool) => self.pools.get(*pool),
+            crate::fallback::Stage::Store(_) => None,
+        })
+    }
+}

@@ -1,0 +1,138 @@
+//! What happened to one request: the record that the log, the metrics and the answer's own fields tell.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use crate::fallback::{Failure, Outcome};
+
+/// One attempt as it is told.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// Name of the node or store.
+    pub target: String,
+    /// Name of the pool, or of the store.
+    pub pool: String,
+    pub outcome: Outcome,
+    pub took: Duration,
+}
+
+impl Attempt {
+    /// `404`, or the failure's name, or the outcome's word.
+    pub fn result(&self) -> String {
+        match (self.outcome.status(), self.outcome.failure()) {
+            (Some(status), _) => status.to_string(),
+            (None, Some(failure)) => failure.as_str().to_owned(),
+            (None, None) => self.outcome.as_str().to_owned(),
+        }
+    }
+}
+
+/// The record of one request.
+#[derive(Clone, Debug, Default)]
+pub struct Trip {
+    pub attempts: Vec<Attempt>,
+    /// Name of the target whose answer was served; `None` when we answered ourselves.
+    pub served_by: Option<String>,
+    pub failure: Option<Failure>,
+    /// The node that sent this request back to us.
+    pub looped_by: Option<String>,
+    /// Why the request was refused by its shape.
+    pub misshapen: Option<&'static str>,
+    /// Who cut the answer short: `upstream`, `client` or `deadline`.
+    pub aborted: Option<&'static str>,
+    /// Body bytes sent to the client.
+    pub sent: u64,
+    /// Body bytes that came from a store.
+    pub from_store: u64,
+}
+
+impl Trip {
+    /// `taiga:404:3ms chitoge:200:5ms`
+    pub fn hops(&self) -> String {
+        let mut text = String::new();
+        for attempt in &self.attempts {
+            let space = if text.is_empty() { "" } else { " " };
+            let _ = write!(text, "{space}{}:{}:{}ms", attempt.target, attempt.result(), attempt.took.as_millis());
+        }
+        text
+    }
+
+    /// The value of `Server-Timing` (W3C): one metric a hop. Names of targets are for trusted eyes.
+    pub fn server_timing(&self, names: bool) -> Option<String> {
+        let mut text = String::new();
+        for (i, attempt) in self.attempts.iter().enumerate() {
+            let comma = if i == 0 { "" } else { ", " };
+            let name = if names { token(&attempt.target) } else { format!("hop{}", i + 1) };
+            let _ = write!(
+                text,
+                "{comma}{name};desc=\"{}\";dur={:.1}",
+                attempt.result(),
+                attempt.took.as_secs_f64() * 1000.0
+            );
+        }
+        (!text.is_empty()).then_some(text)
+    }
+
+    /// The value of `Proxy-Status` (RFC 9209): our member of the list.
+    pub fn proxy_status(&self, names: bool) -> String {
+        let mut text = String::from("hopfall");
+        if let Some(failure) = self.failure {
+            let _ = write!(text, "; error={}", failure.as_str());
+        }
+        let status = self.attempts.last().and_then(|attempt| attempt.outcome.status());
+        if let (Some(status), None) = (status, self.failure) {
+            let _ = write!(text, "; received-status={status}");
+        }
+        if let (true, Some(last)) = (names, self.attempts.last()) {
+            let _ = write!(text, "; next-hop=\"{}\"", last.target.replace(['"', '\\'], "_"));
+        }
+        text
+    }
+}
+
+/// `text` with all that no token may hold (RFC 9110 §5.6.2) replaced.
+fn token(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_alphanumeric() || "-._".contains(c) { c } else { '_' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trip() -> Trip {
+        let attempt = |target: &str, outcome, ms| Attempt {
+            target: target.into(),
+            pool: "images".into(),
+            outcome,
+            took: Duration::from_millis(ms),
+        };
+        Trip {
+            attempts: vec![
+                attempt("taiga", Outcome::Absent(404), 3),
+                attempt("a b", Outcome::Down(Failure::ConnectionRefused), 0),
+                attempt("chitoge", Outcome::Found(200), 5),
+            ],
+            ..Trip::default()
+        }
+    }
+
+    #[test]
+    fn a_trip_is_told_hop_by_hop() {
+        assert_eq!(trip().hops(), "taiga:404:3ms a b:connection_refused:0ms chitoge:200:5ms");
+    }
+
+    #[test]
+    fn names_are_for_trusted_eyes() {
+        let public = trip().server_timing(false).unwrap();
+        assert_eq!(
+            public,
+            "hop1;desc=\"404\";dur=3.0, hop2;desc=\"connection_refused\";dur=0.0, hop3;desc=\"200\";dur=5.0"
+        );
+        assert!(trip().server_timing(true).unwrap().starts_with("taiga;desc=\"404\";dur=3.0, a_b;"));
+        assert_eq!(trip().proxy_status(false), "hopfall; received-status=200");
+        assert_eq!(trip().proxy_status(true), "hopfall; received-status=200; next-hop=\"chitoge\"");
+        let refused = Trip { failure: Some(Failure::ProxyLoopDetected), ..Trip::default() };
+        assert_eq!(refused.proxy_status(false), "hopfall; error=proxy_loop_detected");
+        assert_eq!(refused.server_timing(false), None);
+    }
+}

@@ -1,0 +1,22 @@
+//! What the integration tests are made of: servers to put behind hopfall, hopfall itself, and clients to ask it.
+//!
+//! Blocking code over std alone: a test must not depend on the runtime it tests.
+
+// A part that no test uses yet is still part of the harness.
+#![allow(dead_code)]
+
+pub mod blackhole;
+pub mod certificate;
+pub mod client;
+pub mod curl;
+pub mod hopfall;
+pub mod metrics;
+pub mod nginx;
+pub mod origin;
+pub mod ports;
+pub mod process;
+pub mod reply;
+pub mod request;
+pub mod seaweed;
+pub mod wait;
+pub mod watchdog;
