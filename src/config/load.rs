@@ -2,7 +2,7 @@
 //!
 //! serde stops at its first error. So the text is first read as a plain [`Tree`] with places, and the tree
 //! is held against the JSON Schema of [`File`], which its types give: unknown keys, missing keys and wrong
-//! shapes are all found in one pass. Only a tree without such mistakes becomes a `File`.
+//! shapes are all found in one pass. The `File` is then read without minding unknown keys.
 
 use std::fmt;
 
@@ -17,10 +17,10 @@ use super::model::File;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// Line and column, from 1. Both 0 where no place is known.
-    pub line: u64,
-    pub column: u64,
+    pub line: usize,
+    pub column: usize,
     /// Length of the offending text in characters.
-    pub length: u64,
+    pub length: usize,
     /// What is wrong: the thing by name.
     pub message: String,
     /// What to write instead.
@@ -29,10 +29,11 @@ pub struct Problem {
 
 impl Problem {
     pub fn at(place: Location, message: impl Into<String>, fix: impl Into<String>) -> Self {
+        let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
         Problem {
-            line: place.line(),
-            column: place.column(),
-            length: u64::try_from(place.span().len()).unwrap_or(1).max(1),
+            line: count(place.line()),
+            column: count(place.column()),
+            length: count(place.span().len()).max(1),
             message: message.into(),
             fix: fix.into(),
         }
@@ -66,17 +67,13 @@ impl fmt::Display for Problems {
                 0 => writeln!(f, "{}: {}", self.file, problem.message)?,
                 line => writeln!(f, "{}:{line}:{}: {}", self.file, problem.column, problem.message)?,
             }
-            let index = usize::try_from(problem.line).unwrap_or(0).wrapping_sub(1);
-            if let Some(line) = self.text.lines().nth(index) {
+            if let Some(line) = self.text.lines().nth(problem.line.wrapping_sub(1)) {
                 let gutter = problem.line.to_string();
                 let pad = " ".repeat(gutter.len());
-                let before: String = line
-                    .chars()
-                    .take(problem.column.saturating_sub(1) as usize)
-                    .map(|c| if c == '\t' { '\t' } else { ' ' })
-                    .collect();
-                let room = (line.chars().count() as u64).saturating_sub(problem.column - 1).max(1);
-                let marks = "^".repeat(problem.length.min(room) as usize);
+                let indent = problem.column.saturating_sub(1);
+                let before: String = line.chars().take(indent).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+                let room = line.chars().count().saturating_sub(indent).max(1);
+                let marks = "^".repeat(problem.length.min(room));
                 writeln!(f, " {gutter} | {}", masked(line))?;
                 writeln!(f, " {pad} | {before}{marks}")?;
             }
@@ -116,9 +113,9 @@ fn masked(line: &str) -> String {
 
 /// Reads `text` as a config file. `file` is its name in messages.
 ///
-/// # Errors
-/// All [`Problems`] of shape, or the one mistake that keeps the text from being YAML at all.
-pub fn parse(file: &str, text: &str) -> Result<File, Problems> {
+/// Gives the file, if its shape allows one despite the mistakes, and the mistakes of shape. An unknown key
+/// does allow one, so that `resolve` can add what else is wrong.
+pub fn parse(text: &str) -> (Option<File>, Vec<Problem>) {
     let yaml = |error: serde_saphyr::Error| {
         let place = error.location().unwrap_or(Location::UNKNOWN);
         let message = error.without_snippet().to_string();
@@ -126,16 +123,20 @@ pub fn parse(file: &str, text: &str) -> Result<File, Problems> {
             message.split(" at line ").next().unwrap_or_default().split(", set ").next().unwrap_or_default().to_owned();
         let fix =
             if message.starts_with("duplicate") { "keep one of them" } else { "mend the YAML here, or just before" };
-        Problems::new(file, text, vec![Problem::at(place, message, fix)])
+        Problem::at(place, message, fix)
     };
-    let tree: Spanned<Tree> = serde_saphyr::from_str(text).map_err(yaml)?;
+    let tree: Spanned<Tree> = match serde_saphyr::from_str(text) {
+        Ok(tree) => tree,
+        Err(error) => return (None, vec![yaml(error)]),
+    };
     let schema = serde_json::to_value(schemars::schema_for!(File)).unwrap_or_default();
     let mut check = Check { root: &schema, problems: Vec::new() };
     check.node(&tree, &schema, "the file");
-    if !check.problems.is_empty() {
-        return Err(Problems::new(file, text, check.problems));
+    match serde_saphyr::from_str(text) {
+        Ok(file) => (Some(file), check.problems),
+        Err(error) if check.problems.is_empty() => (None, vec![yaml(error)]),
+        Err(_) => (None, check.problems),
     }
-    serde_saphyr::from_str(text).map_err(yaml)
 }
 
 /// YAML without a meaning yet.
@@ -239,6 +240,9 @@ impl<'s> Check<'s> {
                 }
             }
             Tree::List(list) if items.is_some() => {
+                if list.is_empty() && schema.get("minItems").is_some() {
+                    self.problems.push(Problem::at(tree.referenced, format!("{what} is empty"), "name at least one"));
+                }
                 for item in list {
                     self.node(item, items.unwrap_or(&Value::Null), &format!("an entry of {what}"));
                 }

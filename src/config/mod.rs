@@ -194,7 +194,14 @@ impl Config {
     /// # Errors
     /// All the text's mistakes at once.
     pub fn parse(file: &str, text: &str, surroundings: &Surroundings<'_>) -> Result<Config, Problems> {
-        let model = load::parse(file, text)?;
-        resolve::resolve(&model, surroundings).map_err(|problems| Problems::new(file, text, problems))
+        let (model, mut problems) = load::parse(text);
+        if let Some(model) = model {
+            match resolve::resolve(&model, surroundings) {
+                Ok(config) if problems.is_empty() => return Ok(config),
+                Ok(_) => {}
+                Err(more) => problems.extend(more),
+            }
+        }
+        Err(Problems::new(file, text, problems))
     }
 }

@@ -18,7 +18,7 @@ use crate::units::{Bytes, HostPort, Network, Scalar, Status};
 
 /// The whole file.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct File {
     /// Worker threads. Default: one per CPU core that the process may use.
     pub threads: Option<Field<u32>>,
@@ -31,6 +31,7 @@ pub struct File {
     /// The admin listener: `/metrics`, `/healthz`, `/readyz`. Default: none.
     pub admin: Option<Admin>,
     /// Addresses on which clients are accepted. At least one.
+    #[schemars(length(min = 1))]
     pub listeners: Vec<Listener>,
     /// Pools of storage nodes, by name.
     #[serde(default)]
@@ -44,7 +45,7 @@ pub struct File {
 
 /// Who this instance is in `Via` (RFC 9110 §7.6.3) and `CDN-Loop` (RFC 8586).
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Identity {
     /// A token that no other instance uses; two that share one take each other's requests for loops.
     /// Default: `hopfall-` and eight random hex digits, new at each start.
@@ -56,7 +57,7 @@ pub struct Identity {
 
 /// What is logged, and where to.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Log {
     /// Least severe message that goes to standard error. Default `info`.
     pub level: Option<Field<Level>>,
@@ -66,7 +67,7 @@ pub struct Log {
 
 /// The access log.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct AccessLog {
     /// `json`, `combined` (Apache's format with the hops appended) or `off`. Default `json`.
     pub format: Option<Field<AccessFormat>>,
@@ -76,7 +77,7 @@ pub struct AccessLog {
 
 /// The admin listener.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Admin {
     /// Address and port. Keep it on loopback or a private network: it has no password.
     pub address: Field<String>,
@@ -84,7 +85,7 @@ pub struct Admin {
 
 /// An address on which clients are accepted.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Listener {
     /// Its name in metrics and logs.
     pub name: Field<String>,
@@ -127,7 +128,7 @@ pub struct Listener {
 
 /// A certificate and its key, as PEM files.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Tls {
     /// File with the certificate, then its intermediates.
     pub certificate: Field<String>,
@@ -137,7 +138,7 @@ pub struct Tls {
 
 /// Nodes that can serve the same files. None needs to hold them all.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Pool {
     /// How the first node of a request is chosen. Default `roundrobin`, by weight, smooth.
     pub algorithm: Option<Field<Algorithm>>,
@@ -175,12 +176,13 @@ pub struct Pool {
     /// How a node is found to be up or down.
     pub health: Option<Health>,
     /// The nodes. At least one.
+    #[schemars(length(min = 1))]
     pub nodes: Vec<Node>,
 }
 
 /// How nodes are found to be up or down.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Health {
     /// Active check: `none`, `connection` (a TCP connect) or `http` (a GET that must answer 2xx or 3xx).
     /// Default `none`.
@@ -206,7 +208,7 @@ pub struct Health {
 
 /// One node.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Node {
     /// Its name in metrics and logs, unique in its pool.
     pub name: Field<String>,
@@ -218,7 +220,7 @@ pub struct Node {
 
 /// A store that is asked when no node has a file.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Store {
     /// `s3`: a bucket of Amazon S3 or of anything that speaks its API.
     pub kind: Field<StoreKind>,
@@ -259,9 +261,10 @@ pub struct Store {
 
 /// An ordered chain.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Route {
     /// Names of pools and stores, asked in this order.
+    #[schemars(length(min = 1))]
     pub chain: Vec<Field<String>>,
     /// Longest time until an answer is found. Passing it is 504. Default 30s.
     pub deadline: Option<Field<Duration>>,
@@ -283,7 +286,7 @@ pub enum Credentials {
 
 /// Credentials by reference.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 pub struct Keys {
     /// The access key, by reference: `${VAR}` or `file:PATH`.
     pub access_key: Option<Field<SecretRef>>,

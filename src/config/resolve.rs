@@ -51,9 +51,6 @@ impl Resolver<'_> {
         let listeners: Vec<Listener> = file.listeners.iter().map(|listener| self.listener(listener, &names)).collect();
         self.unique("listener name", file.listeners.iter().map(|listener| &listener.name));
         self.unique("listener address", file.listeners.iter().map(|listener| &listener.address));
-        if file.listeners.is_empty() {
-            self.nowhere("`listeners` is empty", "add a listener: { name: web, address: \"0.0.0.0:8080\", route: … }");
-        }
         let log = file.log.as_ref();
         let access = log.and_then(|log| log.access.as_ref());
         let access_path = self.value(access.and_then(|access| access.path.as_ref()), "-".to_owned());
@@ -130,12 +127,6 @@ impl Resolver<'_> {
     }
 
     fn pool(&mut self, name: &str, pool: &model::Pool) -> Pool {
-        if pool.nodes.is_empty() {
-            self.nowhere(
-                &format!("pool `{name}` has no nodes"),
-                "add a node: { name: a, address: \"192.168.1.10:80\" }",
-            );
-        }
         self.unique("node name", pool.nodes.iter().map(|node| &node.name));
         self.unique("node address", pool.nodes.iter().map(|node| &node.address));
         self.value(pool.algorithm.as_ref(), model::Algorithm::RoundRobin);
@@ -418,9 +409,6 @@ impl Resolver<'_> {
             }
             stages.push(stage);
         }
-        if route.chain.is_empty() {
-            self.nowhere(&format!("route `{name}` has an empty chain"), "name the pools and stores to ask, in order");
-        }
         Route {
             name: name.to_owned(),
             plan: Arc::new(Plan { stages, attempts: self.value(route.attempts.as_ref(), 0) }),
@@ -540,10 +528,6 @@ impl Resolver<'_> {
 
     fn bad<T: Scalar>(&mut self, field: &Field<T>, what: &str, fix: &str) {
         self.problems.push(Problem::at(field.at(), format!("`{}`: {what}", field.text()), fix));
-    }
-
-    fn nowhere(&mut self, message: &str, fix: &str) {
-        self.problems.push(Problem { line: 0, column: 0, length: 0, message: message.to_owned(), fix: fix.to_owned() });
     }
 }
 
