@@ -57,6 +57,7 @@ fn nginx_can_be_stopped_continued_killed_and_restarted() {
     assert_eq!(client.try_response().unwrap_err().kind(), ErrorKind::WouldBlock);
     node.cont();
     assert_eq!(client.timeout(PATIENCE).response().text(), "meow");
+    assert_eq!(node.requests().len(), 1);
 
     node.kill();
     assert!(TcpStream::connect(node.addr()).is_err());

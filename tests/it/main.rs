@@ -1,6 +1,15 @@
 //! The integration tests: the real binary between real servers, and scripted ones where a real server cannot be
 //! made to misbehave. One test binary, so that it links once and starts one SeaweedFS.
 
+// A test that meets the impossible has failed.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod support;
 
+mod chain;
+mod config;
+mod floors;
 mod harness;
+mod loops;
+mod s3;
+mod simulation;

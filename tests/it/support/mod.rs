@@ -9,6 +9,7 @@ pub mod blackhole;
 pub mod certificate;
 pub mod client;
 pub mod curl;
+pub mod fleet;
 pub mod hopfall;
 pub mod metrics;
 pub mod nginx;

@@ -148,7 +148,8 @@ impl Nginx {
         std::fs::read_to_string(self.folder.path().join("error.log")).unwrap_or_default()
     }
 
-    /// SIGKILL to master and worker: open connections are reset or closed by the kernel, new ones refused.
+    /// SIGKILL to master and worker: open connections are reset or closed by the kernel, new ones refused. An answer
+    /// sent a moment before may be missing in `requests`, unless that was called in between.
     pub fn kill(&mut self) {
         self.process = None;
         self.stopped = false;

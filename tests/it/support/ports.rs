@@ -17,7 +17,7 @@ pub fn free(ip: &str) -> SocketAddr {
     let ip: IpAddr = ip.parse().unwrap_or_else(|_| panic!("`{ip}` is not an IP address"));
     let span = first_ephemeral().saturating_sub(LOWEST).max(1_000);
     // Test processes that run at the same time start far from each other.
-    let start = (std::process::id() as u16).wrapping_mul(251);
+    let start = u16::try_from(std::process::id() % 251).unwrap_or(0) * 251;
     for _ in 0..span {
         let offset = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % span;
         let address = SocketAddr::new(ip, LOWEST + offset);

@@ -15,12 +15,13 @@ const ACCESS_KEY: &str = "HOPFALLTESTKEY";
 const SECRET_KEY: &str = "hopfall/test+secret";
 const REGION: &str = "us-east-1";
 
-/// curl versions differ in whether, and how, they hash a body; so none is hashed. `Expect` would cost a second.
-const UNSIGNED: &[&str] = &["-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD", "-H", "Expect:"];
+/// curl versions differ in whether, and how, they hash a body; so none is hashed. (`-H Expect:` would be signed,
+/// as a header that is not sent.)
+const UNSIGNED: &[&str] = &["-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD", "--expect100-timeout", "0.01"];
 
 pub struct Seaweed {
     address: SocketAddr,
-    _process: Process,
+    process: Process,
 }
 
 impl Seaweed {
@@ -118,30 +119,34 @@ impl Seaweed {
                 // It opens this one too, and no option moves it.
                 watchdog::guard_path(format!("/tmp/seaweedfs-{server}-grpc-{grpc}.sock").as_ref());
             }
-            let mut seaweed = Seaweed { address, _process: Process::spawn(&mut command) };
-            if seaweed.becomes_ready() {
-                return seaweed;
+            let mut seaweed = Seaweed { address, process: Process::spawn(&mut command) };
+            match seaweed.becomes_ready() {
+                Ok(()) => return seaweed,
+                // Another process took a port in between.
+                Err(why) if why.contains("address already in use") => continue,
+                Err(why) => panic!("SeaweedFS did not start: {why}"),
             }
-            let said = seaweed._process.stderr();
-            assert!(said.contains("address already in use"), "SeaweedFS did not start: {said}");
         }
         panic!("SeaweedFS found no free ports");
     }
 
     /// Its port opens some seconds before it can create a bucket, and that some time before it can store an object.
-    fn becomes_ready(&mut self) -> bool {
-        let address = self.address;
+    fn becomes_ready(&mut self) -> Result<(), String> {
         let (bucket, object) = (self.url("ready", ""), self.url("ready", "ready"));
-        let put = [UNSIGNED, &["-X", "PUT", "-d", "ready", &object]].concat();
-        let mut ended = false;
+        let mut last = String::new();
         let ready = wait::becomes(Duration::from_secs(60), || {
-            ended = self._process.exited().is_some();
-            ended
-                || (std::net::TcpStream::connect(address).is_ok()
-                    && matches!(self.signed(SECRET_KEY, &["-X", "PUT", &bucket]).status, 200 | 409)
-                    && self.signed(SECRET_KEY, &put).status == 200)
+            if self.process.exited().is_some() || std::net::TcpStream::connect(self.address).is_err() {
+                return self.process.exited().is_some();
+            }
+            let made = self.signed(SECRET_KEY, &["-X", "PUT", &bucket]);
+            let put = self.signed(SECRET_KEY, &[UNSIGNED, &["-X", "PUT", "-d", "ready", &object]].concat());
+            last = format!("bucket: {} {}; object: {} {}", made.status, made.text(), put.status, put.text());
+            put.status == 200
         });
-        ready && !ended
+        if ready && self.process.exited().is_none() {
+            return Ok(());
+        }
+        Err(format!("{last}\n{}", self.process.stderr()))
     }
 }
 

@@ -1,0 +1,333 @@
+//! The chain between real nginx nodes and a real S3 server.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::support::client::{Client, get};
+use crate::support::fleet::Fleet;
+use crate::support::nginx::Nginx;
+use crate::support::origin::{Origin, Reply};
+use crate::support::ports;
+use crate::support::seaweed::Seaweed;
+use crate::support::wait::{PATIENCE, wait_until};
+
+/// "lean" has cat.jpg; "full" has cat.jpg and dog.jpg; the bucket has fox.jpg.
+fn fleet(bucket: &str) -> (Nginx, Nginx, Fleet) {
+    let lean = Nginx::with_files(&[("cat.jpg", b"0123456789")]);
+    let full = Nginx::with_files(&[("cat.jpg", b"0123456789"), ("dog.jpg", b"abcdefghij")]);
+    let s3 = Seaweed::shared();
+    s3.bucket(bucket).put(bucket, "fox.jpg", b"ABCDEFGHIJ", "image/jpeg");
+    let fleet = Fleet::new().node("lean", lean.addr()).node("full", full.addr()).s3(bucket);
+    (lean, full, fleet)
+}
+
+#[test]
+fn a_file_is_found_wherever_it_is() {
+    let (lean, full, fleet) = fleet("found");
+    let hopfall = fleet.start();
+    // Twice, so that each node is once the first.
+    for _ in 0..2 {
+        for (path, status, body) in [
+            ("/cat.jpg", 200, "0123456789"),
+            ("/dog.jpg", 200, "abcdefghij"),
+            ("/fox.jpg", 200, "ABCDEFGHIJ"),
+            ("/nowhere.jpg", 404, "404 Not Found\n"),
+        ] {
+            let answer = hopfall.get(path);
+            assert_eq!((answer.status, answer.text().as_str(), answer.complete), (status, body, true), "{path}");
+            let head = hopfall.head(path);
+            assert_eq!((head.status, head.body.len()), (status, 0), "{path}");
+            assert_eq!(head.header("content-length"), Some(body.len().to_string().as_str()), "{path}");
+        }
+    }
+    assert_eq!(hopfall.get("/fox.jpg").header("content-type"), Some("image/jpeg"));
+    assert_eq!(hopfall.get("/nowhere.jpg").header("cache-control"), Some("max-age=10"));
+
+    let log = hopfall.wait_for_access_log(18);
+    let fox = log.iter().find(|line| line["target"] == "/fox.jpg").unwrap();
+    assert_eq!(fox["served_by"], "s3");
+    assert_eq!(fox["hops"].as_str().unwrap().split(' ').count(), 3, "{fox}");
+    // No request was sent to a node twice for one of a client.
+    for node in [&lean, &full] {
+        assert_eq!(node.requests_for("/nowhere.jpg").len(), 5);
+        assert_eq!(node.requests_for("/fox.jpg").len(), 5);
+    }
+    let metrics = hopfall.metrics();
+    assert_eq!(metrics.sum("hopfall_attempts_total", &[("outcome", "error")]), 0.0);
+    assert_eq!(metrics.value("hopfall_requests_total", &[("code", "404"), ("served_by", "hopfall")]), 5.0);
+    assert_eq!(metrics.sum("hopfall_fallbacks_total", &[("to", "s3"), ("reason", "absent")]), 10.0);
+}
+
+#[test]
+fn ranges_and_conditions_go_through_every_hop() {
+    let (_lean, _full, fleet) = fleet("ranges");
+    let hopfall = fleet.start();
+    for (path, part) in [("/cat.jpg", "234"), ("/dog.jpg", "cde"), ("/fox.jpg", "CDE")] {
+        let mut client = hopfall.connect();
+        // Until both nodes have been first.
+        for _ in 0..2 {
+            let whole = client.request("GET", path, &[]).response();
+            let etag = whole.header("etag").unwrap().to_owned();
+            let modified = whole.header("last-modified").unwrap().to_owned();
+
+            let some = client.request("GET", path, &[("Range", "bytes=2-4")]).response();
+            assert_eq!((some.status, some.text().as_str()), (206, part), "{path}");
+            assert_eq!(some.header("content-range"), Some("bytes 2-4/10"), "{path}");
+
+            let beyond = client.request("GET", path, &[("Range", "bytes=100-")]).response();
+            assert_eq!(beyond.status, 416, "{path}");
+
+            let same = client.request("GET", path, &[("If-None-Match", &etag)]).response();
+            assert_eq!((same.status, same.body.len()), (304, 0), "{path}");
+            let same = client.request("GET", path, &[("If-Modified-Since", &modified)]).response();
+            assert_eq!(same.status, 304, "{path}");
+            let head = client.request("HEAD", path, &[("If-None-Match", &etag)]).response();
+            assert_eq!(head.status, 304, "{path}");
+
+            let fresh = client.request("GET", path, &[("Range", "bytes=2-4"), ("If-Range", &etag)]).response();
+            assert_eq!((fresh.status, fresh.text().as_str()), (206, part), "{path}");
+            let stale = client.request("GET", path, &[("Range", "bytes=2-4"), ("If-Range", "\"other\"")]).response();
+            assert_eq!((stale.status, stale.body.len()), (200, 10), "{path}");
+        }
+    }
+}
+
+/// The proof that a 404 hop costs no TCP connection.
+#[test]
+fn a_thousand_fallbacks_open_at_most_two_connections_to_each_node() {
+    for method in ["GET", "HEAD"] {
+        let (lean, full, fleet) = fleet("reuse");
+        let hopfall = fleet.start();
+        let mut client = hopfall.connect();
+        for _ in 0..1000 {
+            assert_eq!(client.request(method, "/dog.jpg", &[]).response().status, 200);
+        }
+        assert!(lean.requests().len() >= 500, "the lean node was first half of the time");
+        assert_eq!(full.requests().len(), 1000);
+        assert!(lean.connections() <= 2, "{method}: {} connections to the lean node", lean.connections());
+        assert!(full.connections() <= 2, "{method}: {} connections to the full node", full.connections());
+    }
+}
+
+#[test]
+fn a_thousand_s3_tails_open_at_most_two_connections_to_each_target() {
+    for method in ["GET", "HEAD"] {
+        let (lean, full, fleet) = fleet("reuse-tail");
+        let hopfall = fleet.start();
+        let mut client = hopfall.connect();
+        for _ in 0..1000 {
+            assert_eq!(client.request(method, "/fox.jpg", &[]).response().status, 200);
+        }
+        for node in [&lean, &full] {
+            assert_eq!(node.requests().len(), 1000);
+            assert!(node.connections() <= 2, "{method}: {} connections", node.connections());
+        }
+        let connects = hopfall.metrics().value("hopfall_upstream_connects_total", &[("node", "s3")]);
+        // One more for the probe of the bucket at start.
+        assert!(connects <= 3.0, "{method}: {connects} connections to S3");
+    }
+}
+
+#[test]
+fn weights_share_out_the_first_requests() {
+    let (a, b) = (Nginx::with_files(&[("cat.jpg", b"x")]), Nginx::with_files(&[("cat.jpg", b"x")]));
+    let fleet = Fleet::new().node_with("a", a.addr(), "weight: 3").node_with("b", b.addr(), "weight: 1");
+    let hopfall = fleet.start();
+    let mut client = hopfall.connect();
+    for _ in 0..200 {
+        client.request("GET", "/cat.jpg", &[]).response();
+    }
+    assert_eq!((a.requests().len(), b.requests().len()), (150, 50));
+}
+
+#[test]
+fn a_node_that_is_away_is_passed_over_and_what_may_be_on_it_is_not_404() {
+    let node = Nginx::with_files(&[("cat.jpg", b"meow")]);
+    let nobody = ports::free("127.0.0.1");
+    let hopfall = Fleet::new().node("away", nobody).node("here", node.addr()).start();
+    for _ in 0..10 {
+        assert_eq!(hopfall.get("/cat.jpg").status, 200);
+        let missing = hopfall.get("/dog.jpg");
+        assert_eq!(missing.status, 503, "it may be on the node that is away");
+        assert_eq!(missing.header("retry-after"), Some("1"));
+        assert_eq!(missing.header("cache-control"), Some("no-store"));
+    }
+    let metrics = hopfall.metrics();
+    assert_eq!(metrics.value("hopfall_node_up", &[("node", "away")]), 0.0);
+    assert_eq!(metrics.value("hopfall_node_up", &[("node", "here")]), 1.0);
+    hopfall.wait_for_log("node away of pool images is down");
+}
+
+/// Requests while `disturb` does something to a node; gives how many there were and those that failed.
+fn under_load(web: std::net::SocketAddr, path: &'static str, disturb: impl FnOnce()) -> (usize, Vec<String>) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let loaders: Vec<_> = (0..4)
+        .map(|_| {
+            let stop = stop.clone();
+            std::thread::spawn(move || {
+                let (mut sent, mut failed) = (0, Vec::new());
+                let mut client = Client::connect(web);
+                let end = Instant::now() + Duration::from_secs(20);
+                while !stop.load(Ordering::Relaxed) && Instant::now() < end {
+                    let answer = client.request("GET", path, &[]).response();
+                    sent += 1;
+                    if answer.status != 200 || answer.text() != "meow" || !answer.complete {
+                        failed.push(format!("{} {:?}", answer.status, answer.end));
+                    }
+                }
+                (sent, failed)
+            })
+        })
+        .collect();
+    disturb();
+    stop.store(true, Ordering::Relaxed);
+    let mut all = (0, Vec::new());
+    for loader in loaders {
+        let (sent, failed) = loader.join().unwrap();
+        all.0 += sent;
+        all.1.extend(failed);
+    }
+    all
+}
+
+#[test]
+fn a_node_killed_under_load_fails_no_get() {
+    let mut mortal = Nginx::with_files(&[("cat.jpg", b"meow")]);
+    let other = Nginx::with_files(&[("cat.jpg", b"meow")]);
+    let hopfall = Fleet::new().node("mortal", mortal.addr()).node("other", other.addr()).start();
+    let (sent, failed) = under_load(hopfall.web(), "/cat.jpg", || {
+        wait_until("some requests", PATIENCE, || mortal.requests().len() > 50);
+        mortal.kill();
+        let before = other.requests().len();
+        wait_until("more requests", PATIENCE, || other.requests().len() > before + 200);
+        mortal.restart();
+        wait_until("it is asked again", Duration::from_secs(30), || mortal.requests().len() > 60);
+    });
+    assert!(sent > 200);
+    assert!(failed.is_empty(), "{} of {sent} failed: {failed:?}", failed.len());
+}
+
+#[test]
+fn a_node_stopped_under_load_fails_no_get() {
+    let mut frozen = Nginx::with_files(&[("cat.jpg", b"meow")]);
+    let other = Nginx::with_files(&[("cat.jpg", b"meow")]);
+    let fleet = Fleet::new().node("frozen", frozen.addr()).node("other", other.addr()).pool("header_timeout: 300ms");
+    let hopfall = fleet.start();
+    let (sent, failed) = under_load(hopfall.web(), "/cat.jpg", || {
+        wait_until("some requests", PATIENCE, || frozen.requests().len() > 50);
+        frozen.stop();
+        hopfall.wait_for_log("node frozen of pool images is down");
+        let before = other.requests().len();
+        wait_until("more requests", PATIENCE, || other.requests().len() > before + 200);
+        frozen.cont();
+    });
+    assert!(sent > 200);
+    assert!(failed.is_empty(), "{} of {sent} failed: {failed:?}", failed.len());
+    assert!(hopfall.metrics().sum("hopfall_attempts_total", &[("node", "frozen"), ("outcome", "broken")]) >= 3.0);
+}
+
+#[test]
+fn a_health_check_takes_a_node_out_and_back() {
+    for check in ["http", "connection"] {
+        let mut node = Nginx::with_files(&[("cat.jpg", b"x"), ("health", b"ok")]);
+        let other = Nginx::with_files(&[("cat.jpg", b"x"), ("health", b"ok")]);
+        let health =
+            format!("health: {{ check: {check}, path: /health, interval: 100ms, timeout: 100ms, fall: 2, rise: 2 }}");
+        let hopfall = Fleet::new().node("flapping", node.addr()).node("other", other.addr()).pool(&health).start();
+        let up = |name: &str| hopfall.metrics().value("hopfall_node_up", &[("node", name)]);
+        for _ in 0..2 {
+            node.kill();
+            wait_until("it is down", PATIENCE, || up("flapping") == 0.0);
+            assert_eq!(up("other"), 1.0);
+            node.restart();
+            wait_until("it is up", PATIENCE, || up("flapping") == 1.0);
+        }
+        let metrics = hopfall.metrics();
+        assert!(metrics.value("hopfall_health_changes_total", &[("node", "flapping"), ("to", "down")]) >= 2.0);
+        assert!(metrics.value("hopfall_health_checks_total", &[("node", "other"), ("result", "passed")]) >= 2.0);
+        assert_eq!(hopfall.get("/cat.jpg").status, 200);
+    }
+}
+
+#[test]
+fn an_http_check_wants_2xx_or_3xx() {
+    let sick = Origin::respond(|request| match request.target.as_str() {
+        "/health" => Reply::status(500),
+        _ => Reply::ok("x"),
+    });
+    let moved = Origin::respond(|_| Reply::status(302));
+    let health = "health: { check: http, path: /health, interval: 50ms, fall: 1, rise: 1, host: check.example }";
+    let hopfall = Fleet::new().node("sick", sick.addr()).node("moved", moved.addr()).pool(health).start();
+    let up = |name: &str| hopfall.metrics().value("hopfall_node_up", &[("node", name)]);
+    wait_until("it is down", PATIENCE, || up("sick") == 0.0);
+    assert_eq!(up("moved"), 1.0);
+    assert_eq!(moved.requests()[0].header("host"), Some("check.example"));
+}
+
+#[test]
+fn a_status_in_fallback_on_goes_on_and_another_is_served() {
+    let cases: &[(&str, u16, u16)] = &[
+        // the pool's keys, what the first node says, what the client gets
+        ("", 500, 200),
+        ("", 502, 200),
+        ("", 503, 200),
+        ("", 429, 200),
+        ("", 404, 200),
+        ("", 410, 410),
+        ("", 403, 403),
+        ("", 401, 401),
+        ("", 301, 301),
+        ("", 501, 501),
+        ("fallback_on: [404, 410]", 410, 200),
+        ("fallback_on: [404, 410]", 502, 502),
+        ("on_403: next", 403, 200),
+    ];
+    for (keys, said, got) in cases {
+        let first = Origin::always(Reply::status(*said));
+        let second = Origin::always(Reply::ok("x"));
+        let mut fleet = Fleet::new().node_with("first", first.addr(), "weight: 255").node("second", second.addr());
+        if !keys.is_empty() {
+            fleet = fleet.pool(keys);
+        }
+        let hopfall = fleet.start();
+        assert_eq!(hopfall.get("/x").status, *got, "{keys} {said}");
+        assert_eq!(first.requests().len(), 1, "{keys} {said}");
+    }
+}
+
+#[test]
+fn the_deadline_is_504_and_the_attempt_budget_503() {
+    let (slow, slower) = (Origin::always(Reply::hang()), Origin::always(Reply::hang()));
+    let fleet = Fleet::new().node("slow", slow.addr()).node("slower", slower.addr()).pool("header_timeout: 400ms");
+    let hopfall = fleet.route("deadline: 500ms").start();
+    let began = Instant::now();
+    let answer = hopfall.get("/x");
+    assert_eq!(answer.status, 504);
+    assert!(answer.header("proxy-status").unwrap().contains("http_response_timeout"));
+    assert!(began.elapsed() < Duration::from_secs(2));
+
+    let (a, b) = (Nginx::with_files(&[]), Nginx::with_files(&[]));
+    let hopfall = Fleet::new().node("a", a.addr()).node("b", b.addr()).route("attempts: 1").start();
+    assert_eq!(hopfall.get("/x").status, 503, "the other node was not asked");
+}
+
+#[test]
+fn two_pools_that_share_a_node_ask_it_once() {
+    let (a, b) = (Nginx::with_files(&[]), Nginx::with_files(&[]));
+    let yaml = format!(
+        "listeners: [{{ name: web, address: \"{{web}}\", route: r }}]
+pools:
+  near: {{ nodes: [{{ name: a, address: \"{a}\" }}] }}
+  far: {{ nodes: [{{ name: a-again, address: \"{a}\" }}, {{ name: b, address: \"{b}\" }}] }}
+routes:
+  r: {{ chain: [near, far] }}
+admin: {{ address: \"{{admin}}\" }}
+",
+        a = a.addr(),
+        b = b.addr()
+    );
+    let hopfall = crate::support::hopfall::Hopfall::start(&yaml);
+    assert_eq!(get(hopfall.web(), "/x").status, 404);
+    assert_eq!((a.requests().len(), b.requests().len()), (1, 1));
+}
