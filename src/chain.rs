@@ -22,7 +22,7 @@ use crate::headers::{self, Client, PROXY_STATUS, SERVER_TIMING};
 use crate::health::Signal;
 use crate::hop::{TargetId, Visited};
 use crate::metrics::Metrics;
-use crate::origin::{Answer, Ask, Asked, NodeOrigin, Origin, S3Origin, Upstream};
+use crate::origin::{Answer, Ask, Asked, NodeOrigin, Origin, S3Origin, Upstream, connector};
 use crate::pool::turns::Turn;
 use crate::pool::{Node, Pool};
 use crate::snapshot::{Caller, Snapshot};
@@ -60,11 +60,12 @@ enum Chosen<'a> {
 
 impl Chain {
     pub fn new(snapshot: Arc<Snapshot>, metrics: Arc<Metrics>) -> Self {
+        let connector = connector(None);
         let origins = |pool: &Pool| {
-            let upstream = Arc::new(Upstream::new(pool.config.bounds, None));
             let host = pool.config.host.as_deref();
             let origin = |node: &Arc<Node>| {
-                NodeOrigin::new(node.clone(), upstream.clone(), pool.config.fallback_on.clone(), host)
+                let upstream = Upstream::new(connector.clone(), pool.config.bounds, None);
+                NodeOrigin::new(node.clone(), upstream, pool.config.fallback_on.clone(), host)
             };
             pool.nodes.iter().map(origin).collect()
         };
@@ -76,6 +77,12 @@ impl Chain {
             .map(|store| (store.target, Arc::new(S3Origin::new(store, &metrics))))
             .collect();
         Chain { snapshot, metrics, nodes, stores, reported: Mutex::default() }
+    }
+
+    /// Closes idle connections that are no longer fit for use.
+    pub fn sweep(&self) {
+        self.nodes.iter().flatten().for_each(|node| node.upstream().sweep());
+        self.stores.values().for_each(|store| store.upstream().sweep());
     }
 
     /// Walks the route's plan for `request` and answers it on `session`.
@@ -99,21 +106,18 @@ impl Chain {
             search.ask_stores_only();
         }
         loop {
-            let (target, chosen) = match self.next(&mut search, request, &ask) {
-                Ok(next) => next,
-                Err(refusal) => return self.refuse(session, request, refusal, trip).await,
+            let turn = match self.reserve(&search, request, ask.deadline).await {
+                Ok(turn) => turn,
+                Err(points_back) => {
+                    self.report_loop(&points_back, trip);
+                    search.judge(Kind::Node, Outcome::Busy(Busy::Full));
+                    search.ask_stores_only();
+                    None
+                }
             };
-            let turn = match (&request.caller, &chosen) {
-                (Caller::Neighbour, Chosen::Node { pool, .. }) => match self.take_turn(pool, target, request).await {
-                    Ok(turn) => Some(turn),
-                    Err(points_back) => {
-                        self.report_loop(&points_back, trip);
-                        search.judge(Kind::Node, Outcome::Busy(Busy::Full));
-                        search.ask_stores_only();
-                        continue;
-                    }
-                },
-                _ => None,
+            let chosen = match self.next(&mut search, turn.as_ref().map(Turn::target), ask.deadline) {
+                Ok(chosen) => chosen,
+                Err(refusal) => return self.refuse(session, request, refusal, trip).await,
             };
             let began = Instant::now();
             let Asked { outcome, answer } = chosen.origin().ask(&ask).await;
@@ -133,33 +137,28 @@ impl Chain {
         }
     }
 
-    /// The next target of the search, with its origin.
-    fn next<'a>(
-        &'a self,
+    /// The next target of the search, with its origin: the `reserved` node if there is one.
+    fn next(
+        &self,
         search: &mut Search<&Plan>,
-        request: &Request<'_>,
-        ask: &Ask<'_>,
-    ) -> std::result::Result<(TargetId, Chosen<'a>), Refusal> {
+        reserved: Option<TargetId>,
+        deadline: Instant,
+    ) -> std::result::Result<Chosen<'_>, Refusal> {
         let now = self.snapshot.now();
-        let path = match request.caller {
-            Caller::Neighbour => Some(self.snapshot.turns.path(request.target)),
-            _ => None,
-        };
         let mut picked = None;
         let pick = |pool: usize, visited: &Visited| {
-            let asked_already = |node: &Node| path.is_some_and(|path| self.snapshot.turns.is_open(node.target, path));
-            let chosen = self.snapshot.pools.get(pool)?.pick(visited, now, asked_already)?;
-            picked = Some((pool, chosen.target));
-            Some(chosen.target)
+            let by_weight = || Some(self.snapshot.pools.get(pool)?.pick(visited, now)?.target);
+            let chosen = reserved.or_else(by_weight)?;
+            picked = Some((pool, chosen));
+            Some(chosen)
         };
-        let target = match search.next(Instant::now() >= ask.deadline, pick) {
+        let target = match search.next(Instant::now() >= deadline, pick) {
             Step::Try(target) => target,
             Step::Refuse(refusal) => return Err(refusal),
         };
         let node = picked.filter(|(_, node)| *node == target).and_then(|(pool, _)| self.node_origin(pool, target));
         let store = || self.stores.get(&target).map(|store| Chosen::Store(store));
-        let missing = Refusal { status: 502, failure: Some(Failure::ProxyInternalError) };
-        node.or_else(store).map(|chosen| (target, chosen)).ok_or(missing)
+        node.or_else(store).ok_or(Refusal { status: 502, failure: Some(Failure::ProxyInternalError) })
     }
 
     fn node_origin(&self, pool: usize, target: TargetId) -> Option<Chosen<'_>> {
@@ -169,26 +168,40 @@ impl Chain {
         Some(Chosen::Node { pool, node: &pool.nodes[i], origin: &origins[i] })
     }
 
-    /// Waits until `target` is not being asked for this path. The error is the name of the node that keeps
-    /// everybody waiting.
-    async fn take_turn(
+    /// For a neighbour: a node that is not being asked for this path by anybody, marked as being asked until
+    /// its answer's head is there. The error is the name of the node that keeps everybody waiting.
+    async fn reserve(
         &self,
-        pool: &Pool,
-        target: TargetId,
+        search: &Search<&Plan>,
         request: &Request<'_>,
-    ) -> std::result::Result<Turn<'_>, String> {
+        deadline: Instant,
+    ) -> std::result::Result<Option<Turn<'_>>, String> {
+        let Caller::Neighbour = request.caller else { return Ok(None) };
+        let Some(pool) = search.pool().and_then(|pool| self.snapshot.pools.get(pool)) else { return Ok(None) };
         let turns = &self.snapshot.turns;
         let path = turns.path(request.target);
-        loop {
-            if let Some(turn) = turns.begin(target, path) {
-                return Ok(turn);
+        while Instant::now() < deadline {
+            let mut passed = search.visited().clone();
+            let mut busy = Vec::new();
+            while let Some(node) = pool.pick(&passed, self.snapshot.now()) {
+                if let Some(turn) = turns.begin(node.target, path) {
+                    return Ok(Some(turn));
+                }
+                busy.push(node.target);
+                if !passed.insert(node.target) {
+                    break;
+                }
             }
-            if !turns.wait(&[target], path).await {
+            if busy.is_empty() {
+                break;
+            }
+            if !turns.wait(&busy, path).await {
                 let all: Vec<TargetId> = pool.nodes.iter().map(|node| node.target).collect();
-                let latest = turns.latest(&all, path).unwrap_or(target);
-                return Err(self.snapshot.node(latest).map(|node| node.name.clone()).unwrap_or_default());
+                let latest = turns.latest(&all, path).and_then(|target| self.snapshot.node(target));
+                return Err(latest.map(|node| node.name.clone()).unwrap_or_default());
             }
         }
+        Ok(None)
     }
 
     /// Counts and logs that `node` sent one of our requests back.
@@ -258,7 +271,7 @@ impl Chain {
             answer.finish().await;
             return Ok(());
         }
-        let idle = chosen.origin().body_idle_timeout();
+        let idle = chosen.origin().upstream().bounds().body_idle_timeout;
         loop {
             let piece = match timeout_at(until, answer.next_piece(idle)).await {
                 Ok(Ok(Some(piece))) => piece,

@@ -348,6 +348,10 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.aborted.load(Ordering::Relaxed) {
+            // An orderly end would say that the body was whole.
+            return Poll::Ready(Ok(()));
+        }
         let shut = Pin::new(&mut self.wire).poll_shutdown(cx);
         self.bound_write(cx, shut)
     }
@@ -391,8 +395,8 @@ impl Peek for Connection {
 #[async_trait]
 impl Shutdown for Connection {
     async fn shutdown(&mut self) {
-        if !self.aborted.load(Ordering::Relaxed) {
-            self.wire.shutdown().await;
+        if let Err(error) = tokio::io::AsyncWriteExt::shutdown(self).await {
+            debug!("shutdown: {error}");
         }
     }
 }
@@ -460,13 +464,6 @@ impl Wire {
         match self {
             Wire::Plain(socket) => socket.id(),
             Wire::Tls(tls) => tls.id(),
-        }
-    }
-
-    async fn shutdown(&mut self) {
-        match self {
-            Wire::Plain(socket) => socket.shutdown().await,
-            Wire::Tls(tls) => Shutdown::shutdown(tls.as_mut()).await,
         }
     }
 }

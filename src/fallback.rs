@@ -300,6 +300,14 @@ impl<P: Deref<Target = Plan>> Search<P> {
         self.stores_only = true;
     }
 
+    /// The pool that `next` would ask, if it is a pool's turn and it may be asked.
+    pub fn pool(&self) -> Option<usize> {
+        match self.plan.stages.get(self.stage) {
+            Some(Stage::Pool(pool)) if !self.stores_only => Some(*pool),
+            _ => None,
+        }
+    }
+
     pub fn visited(&self) -> &Visited {
         &self.visited
     }

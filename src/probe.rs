@@ -1,4 +1,5 @@
-//! What runs beside the requests: health checks, name resolution, the probing of buckets.
+//! What runs beside the requests: health checks, name resolution, the probing of buckets, the
+//! sweeping of idle connections.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,6 +25,9 @@ const RESOLVE_AGAIN: Duration = Duration::from_secs(2);
 /// How often a bucket that gave no clear answer is probed again.
 const PROBE_AGAIN: Duration = Duration::from_secs(30);
 
+/// How often idle connections are looked over.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
 /// Starts a task for each node, name and bucket. They end when the set is dropped.
 pub fn start(chain: &Arc<Chain>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
@@ -38,6 +42,15 @@ pub fn start(chain: &Arc<Chain>) -> JoinSet<()> {
             }
         }
     }
+    tasks.spawn({
+        let chain = chain.clone();
+        async move {
+            loop {
+                sleep(SWEEP_EVERY).await;
+                chain.sweep();
+            }
+        }
+    });
     for store in chain.stores.values() {
         tasks.spawn(keep_store(store.clone()));
     }

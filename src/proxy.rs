@@ -176,7 +176,7 @@ impl Front {
             let mut picked = None;
             let step = native.search.next(late, |index, visited| {
                 let pool = self.chain.snapshot.pools.get(index)?;
-                let node = pool.pick(visited, now, |_| false)?;
+                let node = pool.pick(visited, now)?;
                 picked = pool.nodes.iter().position(|other| other.target == node.target).map(|node| (index, node));
                 Some(node.target)
             });

@@ -1,6 +1,6 @@
 //! Everything that requests are served from, built whole from one config and swapped whole.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use crate::config::{self, Config};
@@ -45,11 +45,15 @@ impl Snapshot {
 
     /// Judges the address of a request that carries no mark of ours. `local` is our own end of its connection.
     pub fn caller<'a>(&'a self, route: &'a config::Route, peer: IpAddr, local: IpAddr) -> Caller<'a> {
-        let wary = |pool: &&Pool| pool.config.from_nodes == config::FromNodes::NoNodes;
-        let Some(node) = self.pools_of(route).filter(wary).find_map(|pool| pool.node_at(peer)) else {
-            return Caller::Client;
-        };
-        if peer == local || peer.is_loopback() { Caller::Neighbour } else { Caller::Node(node) }
+        let wary = || self.pools_of(route).filter(|pool| pool.config.from_nodes == config::FromNodes::NoNodes);
+        // Any program on this machine may have one of these addresses.
+        let is_here = |address: IpAddr| address == local || address.is_loopback();
+        let is_anybody = |address: IpAddr| address == local || address == LOCALHOST_V4 || address == LOCALHOST_V6;
+        if let Some(node) = wary().find_map(|pool| pool.node_at(peer)).filter(|_| !is_anybody(peer)) {
+            return Caller::Node(node);
+        }
+        let nodes_here = || wary().flat_map(|pool| &pool.nodes).any(|node| node.endpoint.ip().is_some_and(is_here));
+        if is_here(peer) && nodes_here() { Caller::Neighbour } else { Caller::Client }
     }
 
     /// The node of that name, in any pool.
@@ -74,3 +78,6 @@ impl Snapshot {
         })
     }
 }
+
+const LOCALHOST_V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const LOCALHOST_V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);

@@ -2,17 +2,20 @@
 //!
 //! Why not Pingora's own retry loop: it drops an HTTP/1 connection whenever a filter turns an answer into a
 //! retry, so every 404 hop would cost a TCP handshake. Here a refused answer is drained, within bounds, and
-//! its connection goes back to the pool.
+//! its connection is kept.
 
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use http::{Version, header};
 use log::debug;
-use pingora::connectors::http::v1::Connector;
+use pingora::connectors::{ConnectorOptions, TransportConnector};
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::Stream;
 use pingora::protocols::http::v1::client::HttpSession;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType};
@@ -20,6 +23,7 @@ use prometheus::IntCounter;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Piece;
+use super::idle::Idle;
 use crate::config::Bounds;
 use crate::fallback::{Failure, Outcome};
 use crate::pool::Permit;
@@ -28,94 +32,106 @@ use crate::pool::Permit;
 const DRAIN_BYTES: usize = 64 * 1024;
 /// Longest time that this may take.
 const DRAIN_TIME: Duration = Duration::from_millis(250);
-/// A key of its own keeps a peer's pooled connections out: a connection under it is always new.
-const FRESH: u64 = 1;
-
-/// A pool of connections with the bounds of its targets.
+/// Connections to one target, with its bounds.
 pub struct Upstream {
-    connector: Connector,
+    connector: Arc<TransportConnector>,
     bounds: Bounds,
+    /// The name to ask a certificate for; `None` is plain HTTP.
+    tls_name: Option<String>,
+    /// Made once per address: a peer is large.
+    peer: ArcSwapOption<HttpPeer>,
+    idle: Idle,
 }
 
 /// A response whose head has been read.
 pub struct Answer {
     session: HttpSession,
-    peer: Arc<HttpPeer>,
+    address: SocketAddr,
     upstream: Arc<Upstream>,
     _permit: Permit,
 }
 
+/// What opens connections, for any number of targets. `ca` is a file of CA certificates to trust instead of
+/// the system's.
+pub fn connector(ca: Option<String>) -> Arc<TransportConnector> {
+    let mut options = ConnectorOptions::new(0);
+    options.ca_file = ca;
+    Arc::new(TransportConnector::new(Some(options)))
+}
+
 impl Upstream {
-    /// `ca` is a file of CA certificates to trust instead of the system's.
-    pub fn new(bounds: Bounds, ca: Option<String>) -> Self {
-        let mut options = pingora::connectors::ConnectorOptions::new(POOLED);
-        options.ca_file = ca;
-        Upstream { connector: Connector::new(Some(options)), bounds }
+    pub fn new(connector: Arc<TransportConnector>, bounds: Bounds, tls_name: Option<String>) -> Arc<Self> {
+        Arc::new(Upstream {
+            connector,
+            bounds,
+            tls_name,
+            peer: ArcSwapOption::empty(),
+            idle: Idle::new(bounds.keepalive),
+        })
     }
 
     pub fn bounds(&self) -> &Bounds {
         &self.bounds
     }
 
-    /// A peer at `address`; `sni` is empty for plain HTTP.
-    pub fn peer(&self, address: std::net::SocketAddr, tls: bool, sni: &str) -> HttpPeer {
-        let mut peer = HttpPeer::new(address, tls, sni.to_owned());
-        peer.options.connection_timeout = Some(self.bounds.connect_timeout);
-        peer.options.total_connection_timeout = Some(self.bounds.connect_timeout);
-        peer.options.idle_timeout = Some(self.bounds.keepalive);
-        peer
+    /// Closes idle connections that are no longer fit for use.
+    pub fn sweep(&self) {
+        self.idle.sweep();
     }
 
-    /// Sends `request` and reads a final response head.
+    /// Sends `request` to `address` and reads a final response head.
     ///
     /// # Errors
     /// `Outcome::Down` when nothing can have been seen of the request, else `Outcome::Broken`.
     pub async fn exchange(
         self: &Arc<Self>,
-        peer: &Arc<HttpPeer>,
+        address: SocketAddr,
         request: &RequestHeader,
         deadline: Instant,
         connects: &IntCounter,
         permit: Permit,
     ) -> Result<Answer, Outcome> {
-        let mut fresh = false;
+        let mut idle = self.idle.take(address);
         loop {
-            let (mut session, reused) = self.connect(peer, fresh, deadline).await?;
-            if !reused {
-                connects.inc();
-            }
-            match self.read_head(&mut session, request, deadline).await {
-                Ok(()) => {
-                    let answer = Answer { session, peer: peer.clone(), upstream: self.clone(), _permit: permit };
-                    return Ok(answer);
+            let reused = idle.is_some();
+            let stream = match idle.take() {
+                Some(stream) => stream,
+                None => {
+                    let stream = self.connect(address, deadline).await?;
+                    connects.inc();
+                    stream
                 }
+            };
+            let mut session = HttpSession::new(stream);
+            match self.read_head(&mut session, request, deadline).await {
+                Ok(()) => return Ok(Answer { session, address, upstream: self.clone(), _permit: permit }),
                 // The other side closed an idle connection as we took it up: not its failure, and uncounted.
-                Err(Failure::ConnectionTerminated) if reused => fresh = true,
+                Err(Failure::ConnectionTerminated) if reused => {}
                 Err(failure) => return Err(Outcome::Broken(failure)),
             }
         }
     }
 
-    async fn connect(
-        &self,
-        peer: &Arc<HttpPeer>,
-        fresh: bool,
-        deadline: Instant,
-    ) -> Result<(HttpSession, bool), Outcome> {
-        let connecting = async {
-            if fresh {
-                let mut peer = HttpPeer::clone(peer);
-                peer.group_key = FRESH;
-                self.connector.get_http_session(&peer).await
-            } else {
-                self.connector.get_http_session(peer.as_ref()).await
-            }
-        };
-        match timeout_at(deadline, connecting).await {
-            Ok(Ok(connected)) => Ok(connected),
+    async fn connect(&self, address: SocketAddr, deadline: Instant) -> Result<Stream, Outcome> {
+        let peer = self.peer(address);
+        match timeout_at(deadline, self.connector.new_stream(peer.as_ref())).await {
+            Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => Err(Outcome::Down(connect_failure(&error))),
             Err(_) => Err(Outcome::Down(Failure::ConnectionTimeout)),
         }
+    }
+
+    fn peer(&self, address: SocketAddr) -> Arc<HttpPeer> {
+        let wanted = pingora::protocols::l4::socket::SocketAddr::Inet(address);
+        if let Some(peer) = self.peer.load_full().filter(|peer| peer._address == wanted) {
+            return peer;
+        }
+        let mut peer = HttpPeer::new(address, self.tls_name.is_some(), self.tls_name.clone().unwrap_or_default());
+        peer.options.connection_timeout = Some(self.bounds.connect_timeout);
+        peer.options.total_connection_timeout = Some(self.bounds.connect_timeout);
+        let peer = Arc::new(peer);
+        self.peer.store(Some(peer.clone()));
+        peer
     }
 
     async fn read_head(
@@ -186,9 +202,11 @@ impl Answer {
     }
 
     /// Gives the connection back after the body was read to its end; one that is not reusable is closed.
-    pub async fn finish(self) {
-        let keepalive = self.upstream.bounds.keepalive;
-        self.upstream.connector.release_http_session(self.session, self.peer.as_ref(), Some(keepalive)).await;
+    pub async fn finish(mut self) {
+        self.session.respect_keepalive();
+        if let Some(stream) = self.session.reuse().await {
+            self.upstream.idle.put(stream, self.address);
+        }
     }
 
     /// Lets the answer go unserved. What is already here is read at once; the rest is drained on the side,
@@ -274,6 +292,3 @@ fn read_failure(error: &Error) -> Failure {
         _ => Failure::HttpProtocolError,
     }
 }
-
-/// Idle connections kept over all targets of one `Upstream`.
-const POOLED: usize = 4096;

@@ -1,10 +1,9 @@
 //! Origins: things that can be asked for a file. One trait, `ask(request) -> Outcome`, and the answer with it.
 
 mod exchange;
+mod idle;
 mod node;
 mod s3;
-
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::fallback::Outcome;
 
-pub use exchange::{Answer, Upstream};
+pub use exchange::{Answer, Upstream, connector};
 pub use node::NodeOrigin;
 pub use s3::S3Origin;
 
@@ -51,8 +50,8 @@ pub trait Origin: Send + Sync {
     /// Asks once. A pooled connection that turns out to be closed is replaced and not counted.
     async fn ask(&self, ask: &Ask<'_>) -> Asked;
 
-    /// Longest silence amid a body.
-    fn body_idle_timeout(&self) -> Duration;
+    /// Its connections, and their bounds.
+    fn upstream(&self) -> &Upstream;
 }
 
 /// A piece of a body, or its end.

@@ -1,20 +1,18 @@
 //! An S3 bucket as an origin: GET and HEAD, signed afresh each time.
 
-use std::net::SocketAddr;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use http::{HeaderMap, HeaderValue, Method, header};
 use log::{error, info, warn};
 use pingora::http::RequestHeader;
-use pingora::upstreams::peer::HttpPeer;
 use tokio::time::{Instant, sleep};
 
-use super::{Answer, Ask, Asked, Origin, Upstream};
+use super::{Answer, Ask, Asked, Origin, Upstream, connector};
 use crate::config::{self, Addressing, OnDenied};
 use crate::fallback::{Busy, Failure, Outcome};
 use crate::hop::TargetId;
@@ -30,7 +28,6 @@ pub struct S3Origin {
     all_metrics: Arc<Metrics>,
     gate: Gate,
     upstream: Arc<Upstream>,
-    peer: ArcSwapOption<(SocketAddr, Arc<HttpPeer>)>,
     /// What a probe has learned of the bucket: one of the `BUCKET_*` values.
     bucket: AtomicU8,
     /// When an operator was last told what is wrong, so that a broken key does not flood the log.
@@ -59,8 +56,7 @@ impl S3Origin {
             ),
             metrics: target_metrics,
             all_metrics: metrics.clone(),
-            upstream: Arc::new(Upstream::new(bounds, ca)),
-            peer: ArcSwapOption::empty(),
+            upstream: Upstream::new(connector(ca), bounds, store.tls.then(|| store.address.host.clone())),
             bucket: AtomicU8::new(BUCKET_UNKNOWN),
             told: Mutex::new(None),
             config: store.clone(),
@@ -113,28 +109,15 @@ impl S3Origin {
         }
     }
 
-    fn peer(&self) -> Option<Arc<HttpPeer>> {
-        let address = self.endpoint.address()?;
-        if let Some(made) = self.peer.load().as_deref()
-            && made.0 == address
-        {
-            return Some(made.1.clone());
-        }
-        let sni = if self.config.tls { self.config.address.host.as_str() } else { "" };
-        let peer = Arc::new(self.upstream.peer(address, self.config.tls, sni));
-        self.peer.store(Some(Arc::new((address, peer.clone()))));
-        Some(peer)
-    }
-
     async fn send(&self, method: &Method, key: &str, fields: &HeaderMap, deadline: Instant) -> Result<Answer, Outcome> {
-        let peer = self.peer().ok_or(Outcome::Down(Failure::DnsError))?;
+        let address = self.endpoint.address().ok_or(Outcome::Down(Failure::DnsError))?;
         let permit = self.gate.enter().await.ok_or(Outcome::Busy(Busy::Full))?;
         // Signed after the wait for a place, because the time is part of it.
         let request = self.request(method, key, fields).map_err(|error| {
             warn!("store {}: a request could not be made: {error:#}", self.config.name);
             Outcome::Down(Failure::ProxyInternalError)
         })?;
-        let sent = self.upstream.exchange(&peer, &request, deadline, &self.metrics.connects, permit).await;
+        let sent = self.upstream.exchange(address, &request, deadline, &self.metrics.connects, permit).await;
         let code = sent.as_ref().map_or_else(|_| "error".to_owned(), |answer| answer.status().to_string());
         self.all_metrics.s3_requests.with_label_values(&[method.as_str(), code.as_str()]).inc();
         sent
@@ -221,12 +204,19 @@ impl Origin for S3Origin {
         let Some(key) = key::object_key(&self.config.prefix, ask.target) else {
             return Asked::without_answer(Outcome::Absent(404));
         };
+        let mut fields = Cow::Borrowed(ask.for_store);
         let mut retried = false;
         loop {
-            let mut answer = match self.send(ask.method, &key, ask.for_store, ask.deadline).await {
+            let mut answer = match self.send(ask.method, &key, &fields, ask.deadline).await {
                 Ok(answer) => answer,
                 Err(outcome) => return Asked::without_answer(outcome),
             };
+            if is_part_of_another_version(&answer, &fields) {
+                answer.discard().await;
+                fields.to_mut().remove(header::RANGE);
+                fields.to_mut().remove(header::IF_RANGE);
+                continue;
+            }
             let outcome = self.judge(&key, ask.method, &mut answer, ask.deadline).await;
             // S3 asks for a pause with 503 SlowDown: one, jittered, if there is time for it.
             let pause = Duration::from_millis(100 + u64::from(rand::random::<u8>()));
@@ -241,7 +231,13 @@ impl Origin for S3Origin {
         }
     }
 
-    fn body_idle_timeout(&self) -> Duration {
-        self.config.bounds.body_idle_timeout
+    fn upstream(&self) -> &Upstream {
+        &self.upstream
     }
+}
+
+fn is_part_of_another_version(answer: &Answer, asked: &HeaderMap) -> bool {
+    let Some(if_range) = asked.get(header::IF_RANGE).filter(|_| answer.status() == 206) else { return false };
+    let field = |name| answer.head().headers.get(name).map(HeaderValue::as_bytes);
+    !answer::if_range_holds(if_range.as_bytes(), field(header::ETAG), field(header::LAST_MODIFIED))
 }

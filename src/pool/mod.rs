@@ -21,44 +21,57 @@ use crate::via::Identity;
 pub struct Pool {
     pub config: config::Pool,
     pub nodes: Vec<Arc<Node>>,
-    /// One running total per node: smooth weighted round robin, as nginx does it.
-    turns: Mutex<Vec<i64>>,
+    robin: Mutex<Robin>,
+}
+
+/// Smooth weighted round robin, as nginx does it.
+#[derive(Default)]
+struct Robin {
+    /// One running total per node.
+    totals: Vec<i64>,
+    /// The nodes that one pick is among.
+    candidates: Vec<usize>,
 }
 
 impl Pool {
     pub fn new(config: &config::Pool, identity: &Identity, metrics: &Metrics) -> Self {
         let nodes: Vec<_> =
             config.nodes.iter().map(|node| Arc::new(Node::new(node, config, identity, metrics))).collect();
-        let turns = Mutex::new(vec![0; nodes.len()]);
-        Pool { config: config.clone(), nodes, turns }
+        let robin = Robin { totals: vec![0; nodes.len()], candidates: Vec::new() };
+        Pool { config: config.clone(), nodes, robin: Mutex::new(robin) }
     }
 
     pub fn name(&self) -> &str {
         &self.config.name
     }
 
-    /// The next node to ask: up and free before up and full before down; by weight among equals. `avoid`
-    /// names nodes to take last whatever their health.
-    pub fn pick(&self, visited: &Visited, now: Duration, avoid: impl Fn(&Node) -> bool) -> Option<&Arc<Node>> {
-        let rank = |node: &Node| (avoid(node), !node.is_up(now), node.gate.is_full());
-        let unvisited = || self.nodes.iter().enumerate().filter(|(_, node)| !visited.contains(node.target));
-        let best = unvisited().map(|(_, node)| rank(node)).min()?;
-        let candidates = unvisited().filter(|(_, node)| rank(node) == best);
-
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut total = 0;
-        let mut chosen: Option<usize> = None;
-        for (i, node) in candidates {
-            let weight = i64::from(node.weight);
-            total += weight;
-            turns[i] += weight;
-            if chosen.is_none_or(|chosen| turns[i] > turns[chosen]) {
-                chosen = Some(i);
+    /// The next node to ask: up and free before up and full before down; by weight among equals.
+    pub fn pick(&self, visited: &Visited, now: Duration) -> Option<&Arc<Node>> {
+        let mut robin = self.robin.lock().unwrap_or_else(PoisonError::into_inner);
+        let Robin { totals, candidates } = &mut *robin;
+        candidates.clear();
+        let mut best = None;
+        for (i, node) in self.nodes.iter().enumerate().filter(|(_, node)| !visited.contains(node.target)) {
+            // Read once: health and places change under our eyes.
+            let rank = (!node.is_up(now), node.gate.is_full());
+            if best.is_none_or(|best| rank < best) {
+                best = Some(rank);
+                candidates.clear();
+            }
+            if best == Some(rank) {
+                candidates.push(i);
             }
         }
-        let chosen = chosen?;
-        turns[chosen] -= total;
-        Some(&self.nodes[chosen])
+        let mut sum = 0;
+        for i in candidates.iter().copied() {
+            let weight = i64::from(self.nodes[i].weight);
+            sum += weight;
+            totals[i] += weight;
+        }
+        // The first of equals, so that a fresh pool begins with its first node.
+        let chosen = candidates.iter().copied().rev().max_by_key(|i| totals[*i])?;
+        totals[chosen] -= sum;
+        self.nodes.get(chosen)
     }
 
     /// Takes in what was seen of one of this pool's nodes.
@@ -104,7 +117,7 @@ mod tests {
     }
 
     fn picks(pool: &Pool, n: usize) -> String {
-        (0..n).map(|_| pool.pick(&Visited::default(), Duration::ZERO, |_| false).unwrap().name.clone()).collect()
+        (0..n).map(|_| pool.pick(&Visited::default(), Duration::ZERO).unwrap().name.clone()).collect()
     }
 
     const THREE: &str = "{ name: a, address: \"127.0.0.1:1\", weight: 5 }, { name: b, address: \"127.0.0.1:2\" }, { name: c, address: \"127.0.0.1:3\" }";
@@ -132,7 +145,7 @@ mod tests {
         }
         let mut visited = Visited::default();
         let mut order = String::new();
-        while let Some(node) = pool.pick(&visited, Duration::ZERO, |_| false) {
+        while let Some(node) = pool.pick(&visited, Duration::ZERO) {
             order.push_str(&node.name);
             assert!(visited.insert(node.target));
         }

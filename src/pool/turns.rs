@@ -4,32 +4,41 @@
 //! address is this machine's own: then its calls look like any local client's. What tells them apart is
 //! that a called-back request asks for the very path that we are asking the node for at this moment, and
 //! that our question stays open until theirs is answered. So, for requests from this machine's addresses
-//! only: one question per path and node at a time. A request finds a node that is not being asked for its
-//! path, or waits for one; if all its nodes stay busy with that path, each with the same question, for
-//! [`PATIENCE`], then somebody is calling back, or as good as hung, and no node is asked.
+//! only: one question per path and node at a time. A request takes a node that is not being asked for its
+//! path, or waits for one. If each of its nodes has been asked for that path for [`PATIENCE`] and has not
+//! said a word, then somebody is calling back, or is as good as hung, and no node is asked.
 //!
 //! A question ends when the node's response head arrives, so two honest clients wait for each other no
 //! longer than that.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::hop::TargetId;
 
-/// How long one question may block another. Twice the number of nodes on this machine times this must stay
-/// below a second.
-pub const PATIENCE: Duration = Duration::from_millis(150);
+/// How old a question must be to be taken for one that waits on itself. The number of nodes on this machine
+/// times this is how long a loop lasts, and should stay below a second.
+pub const PATIENCE: Duration = Duration::from_millis(300);
 
 #[derive(Default)]
 pub struct Turns {
-    open: Mutex<HashMap<(TargetId, u64), u64>>,
+    open: Mutex<HashMap<(TargetId, u64), Question>>,
     hasher: RandomState,
-    next: std::sync::atomic::AtomicU64,
+    next: AtomicU64,
     ended: Notify,
+}
+
+/// Questions are told apart by number, and later ones have greater numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Question {
+    serial: u64,
+    since: Instant,
 }
 
 /// One open question, closed when dropped.
@@ -45,37 +54,34 @@ impl Turns {
         self.hasher.hash_one(target)
     }
 
-    pub fn is_open(&self, target: TargetId, path: u64) -> bool {
-        self.open().contains_key(&(target, path))
-    }
-
     /// Opens a question, unless the node is being asked it already.
     pub fn begin(&self, target: TargetId, path: u64) -> Option<Turn<'_>> {
         let key = (target, path);
-        let serial = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let serial = self.next.fetch_add(1, Ordering::Relaxed);
         let mut open = self.open();
         if open.contains_key(&key) {
             return None;
         }
-        open.insert(key, serial);
+        open.insert(key, Question { serial, since: Instant::now() });
         Some(Turn { turns: self, key, serial })
     }
 
-    /// Waits until one of these nodes is no longer being asked this path. False when not one of the
-    /// questions that were open changed for [`PATIENCE`].
+    /// Waits until one of these nodes, all of which are being asked this path, no longer is, or is asked by
+    /// somebody else. False when all of those questions have grown older than [`PATIENCE`] instead.
     pub async fn wait(&self, targets: &[TargetId], path: u64) -> bool {
-        let holders = || -> Vec<Option<u64>> {
+        let questions = || -> Option<Vec<Question>> {
             let open = self.open();
             targets.iter().map(|target| open.get(&(*target, path)).copied()).collect()
         };
-        let before = holders();
-        let patience = tokio::time::sleep(PATIENCE);
+        let Some(before) = questions() else { return true };
+        let Some(youngest) = before.iter().map(|question| question.since).max() else { return true };
+        let patience = tokio::time::sleep_until(youngest + PATIENCE);
         tokio::pin!(patience);
         loop {
             let ended = self.ended.notified();
             tokio::pin!(ended);
             ended.as_mut().enable();
-            if holders() != before {
+            if questions().as_ref() != Some(&before) {
                 return true;
             }
             tokio::select! {
@@ -88,23 +94,26 @@ impl Turns {
     /// The node among `targets` that was asked this path last: the one that points back.
     pub fn latest(&self, targets: &[TargetId], path: u64) -> Option<TargetId> {
         let open = self.open();
-        targets
-            .iter()
-            .copied()
-            .filter_map(|target| Some((open.get(&(target, path))?, target)))
-            .max()
-            .map(|(_, target)| target)
+        let asked = |target: TargetId| Some((open.get(&(target, path))?.serial, target));
+        targets.iter().copied().filter_map(asked).max().map(|(_, target)| target)
     }
 
-    fn open(&self) -> std::sync::MutexGuard<'_, HashMap<(TargetId, u64), u64>> {
+    fn open(&self) -> std::sync::MutexGuard<'_, HashMap<(TargetId, u64), Question>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Turn<'_> {
+    /// The node that is being asked.
+    pub fn target(&self) -> TargetId {
+        self.key.0
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut open = self.turns.open();
-        if open.get(&self.key) == Some(&self.serial) {
+        if open.get(&self.key).is_some_and(|question| question.serial == self.serial) {
             open.remove(&self.key);
         }
         drop(open);
@@ -129,10 +138,15 @@ mod tests {
         assert!(turns.begin(A, dog).is_some());
         assert_eq!(turns.latest(&[A, B], cat), Some(B));
 
+        let began = Instant::now();
         assert!(!turns.wait(&[A, B], cat).await, "nobody yields: somebody calls back");
+        assert!(!turns.wait(&[A], cat).await, "an old question is not waited for again");
+        assert_eq!(began.elapsed(), PATIENCE);
+        drop(second);
+        let second = turns.begin(B, cat).unwrap();
         let (waited, ()) = tokio::join!(turns.wait(&[A, B], cat), async { drop(first) });
         assert!(waited);
-        assert!(!turns.is_open(A, cat));
+        assert!(turns.begin(A, cat).is_some());
         drop(second);
         assert!(turns.begin(B, cat).is_some());
     }

@@ -261,6 +261,7 @@ fn an_http_check_wants_2xx_or_3xx() {
     let hopfall = Fleet::new().node("sick", sick.addr()).node("moved", moved.addr()).pool(health).start();
     let up = |name: &str| hopfall.metrics().value("hopfall_node_up", &[("node", name)]);
     wait_until("it is down", PATIENCE, || up("sick") == 0.0);
+    wait_until("the other is checked", PATIENCE, || !moved.requests().is_empty());
     assert_eq!(up("moved"), 1.0);
     assert_eq!(moved.requests()[0].header("host"), Some("check.example"));
 }

@@ -8,6 +8,7 @@ mod support;
 
 mod chain;
 mod config;
+mod demo;
 mod floors;
 mod harness;
 mod loops;

@@ -229,7 +229,8 @@ fn an_upload_never_reaches_a_store() {
     let origin = store(Reply::ok("x"));
     let hopfall = fleet(&origin).node("a", node.addr()).start();
     for method in ["POST", "PUT", "DELETE", "PATCH"] {
-        assert_eq!(hopfall.connect().upload(method, "/cat.jpg", &[], b"x").response().status, 405, "{method}");
+        let status = hopfall.connect().upload(method, "/cat.jpg", &[], b"x").response().status;
+        assert!(matches!(status, 404 | 405), "the node's own word on {method}: {status}");
     }
     assert!(origin.requests().iter().all(is_probe));
 
