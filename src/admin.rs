@@ -21,7 +21,8 @@ pub struct Admin {
 impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         if let Some(connection) = Connection::of(session.stream()) {
-            connection.begin_request();
+            // A body, which nothing here reads, closes the connection.
+            let _ = connection.begin_request(false);
         }
         let response = self.answer(session);
         if let Some(connection) = Connection::of(session.stream()) {

@@ -9,8 +9,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -25,11 +25,14 @@ use pingora::protocols::{
     UniqueID,
 };
 use pingora::server::ShutdownWatch;
-use prometheus::IntGauge;
+use prometheus::{IntCounter, IntGauge};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
+
+use crate::framing::{Malformed, Watch};
+use crate::metrics::Metrics;
 
 /// The bounds of a listener's connections.
 #[derive(Clone, Copy, Debug)]
@@ -53,17 +56,19 @@ pub struct Edge<A> {
     tls: Option<Acceptor>,
     limits: Limits,
     open: IntGauge,
+    unfinished: IntCounter,
     places: Arc<Semaphore>,
 }
 
 impl<A: ServerApp + Send + Sync + 'static> Edge<A> {
-    pub fn new(name: &str, app: A, tls: Option<Acceptor>, limits: Limits, open: IntGauge) -> Self {
+    pub fn new(name: &str, app: A, tls: Option<Acceptor>, limits: Limits, metrics: &Metrics) -> Self {
         Edge {
             name: name.to_owned(),
             app: Arc::new(app),
             tls,
             limits,
-            open,
+            open: metrics.client_connections.with_label_values(&[name]),
+            unfinished: metrics.unfinished_heads.with_label_values(&[name]),
             places: Arc::new(Semaphore::new(limits.max_connections)),
         }
     }
@@ -131,7 +136,7 @@ impl<A: ServerApp + Send + Sync + 'static> Edge<A> {
             }
         };
         let phase = if alpn == Some(ALPN::H2) { Phase::Multiplexed } else { Phase::First };
-        let stream: Stream = Box::new(Connection::new(wire, aborted, self.limits, phase));
+        let stream: Stream = Box::new(Connection::new(wire, aborted, self.limits, phase, self.unfinished.clone()));
         let mut next = self.app.process_new(stream, &shutdown).await;
         while let Some(stream) = next {
             next = self.app.process_new(stream, &shutdown).await;
@@ -181,6 +186,9 @@ pub struct Connection {
     ahead: Vec<u8>,
     /// Bytes read in this head.
     head_read: usize,
+    watch: Mutex<Watch>,
+    /// Counts heads that never became a request.
+    unfinished: IntCounter,
     read_timer: Timer,
     write_timer: Timer,
 }
@@ -215,7 +223,7 @@ impl Timer {
 }
 
 impl Connection {
-    fn new(wire: Wire, aborted: Arc<AtomicBool>, limits: Limits, phase: Phase) -> Self {
+    fn new(wire: Wire, aborted: Arc<AtomicBool>, limits: Limits, phase: Phase, unfinished: IntCounter) -> Self {
         Connection {
             wire,
             aborted,
@@ -223,6 +231,8 @@ impl Connection {
             phase: AtomicU8::new(phase as u8),
             ahead: Vec::new(),
             head_read: 0,
+            watch: Mutex::default(),
+            unfinished,
             read_timer: Timer::default(),
             write_timer: Timer::default(),
         }
@@ -233,14 +243,24 @@ impl Connection {
         stream?.as_any().downcast_ref()
     }
 
-    /// The head is complete and the request is being served.
-    pub fn begin_request(&self) {
+    /// The head is complete and the request is being served. Gives the bytes of the head as they came, and
+    /// what came with them; nothing when they came with the request before.
+    ///
+    /// # Errors
+    /// When the request has a chunked body whose beginning is malformed, or was not seen.
+    pub fn begin_request(&self, chunked: bool) -> Result<Vec<u8>, Malformed> {
         self.enter(Phase::Serving);
+        self.watch().begin_body(None, chunked)
     }
 
     /// The request is answered; the next one may take the idle time to begin.
     pub fn end_request(&self) {
         self.enter(Phase::Idle);
+        *self.watch() = Watch::new();
+    }
+
+    fn watch(&self) -> MutexGuard<'_, Watch> {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes the connection end by a reset: the only end that no client takes for the end of a body.
@@ -281,6 +301,9 @@ impl Connection {
                     Phase::Head => self.head_read += read,
                     Phase::Serving | Phase::Multiplexed => self.read_timer.stop(),
                 }
+                if phase != Phase::Multiplexed {
+                    self.watch().saw(&buf.filled()[before..])?;
+                }
                 if phase == Phase::Head && self.head_read > self.limits.head_bytes {
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "request head too large")));
                 }
@@ -305,6 +328,14 @@ impl Connection {
         }
         self.write_timer.stop();
         written
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.phase() == Phase::Head {
+            self.unfinished.inc();
+        }
     }
 }
 

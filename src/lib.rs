@@ -7,6 +7,7 @@ pub mod config;
 mod demo;
 pub mod edge;
 pub mod fallback;
+pub mod framing;
 pub mod headers;
 pub mod health;
 pub mod hop;

@@ -40,6 +40,8 @@ pub struct Metrics {
     pub aborted: IntCounterVec,
     /// Requests refused for their shape, by status.
     pub misshapen: IntCounterVec,
+    /// Connections that ended amid a request head: cut, timed out, or no HTTP.
+    pub unfinished_heads: IntCounterVec,
     /// Client connections open.
     pub client_connections: IntGaugeVec,
     /// Access log lines dropped because the log could not keep up.
@@ -139,6 +141,12 @@ impl Metrics {
                 "misshapen_requests_total",
                 "Requests refused for their shape.",
                 &["listener", "code"],
+            )?,
+            unfinished_heads: counters(
+                &registry,
+                "unfinished_heads_total",
+                "Connections that ended amid a request head: cut, timed out, or no HTTP.",
+                &["listener"],
             )?,
             client_connections: gauges(&registry, "client_connections", "Client connections open.", &["listener"])?,
             log_dropped: register(

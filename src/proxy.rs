@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -23,11 +23,12 @@ use crate::access_log::{AccessLog, Entry};
 use crate::chain::{self, Chain};
 use crate::config::{Listener, Protocol, Route};
 use crate::edge::Connection;
-use crate::fallback::{Failure, Outcome, Plan, Refusal, Repeat, Search, Step};
+use crate::fallback::{Failure, Kind, Outcome, Plan, Refusal, Repeat, Search, Step};
+use crate::framing::{Malformed, head_end};
 use crate::headers::{self, Client, PROXY_STATUS};
 use crate::health::Signal;
 use crate::pool::{Node, Permit, Pool};
-use crate::shape::{self, Head};
+use crate::shape::{self, Head, Misshapen};
 use crate::snapshot::Caller;
 use crate::trip::{Attempt, Trip};
 use crate::via::{CDN_LOOP, Seen};
@@ -47,8 +48,6 @@ pub struct Context {
     client: Client,
     /// The request target in origin form, non-ASCII bytes encoded.
     target: Vec<u8>,
-    /// The client may not go on using this connection.
-    poisoned: bool,
     native: Option<Native>,
     /// Body bytes received from the client.
     received: u64,
@@ -79,14 +78,24 @@ impl Front {
     }
 
     /// Refuses by shape, and by the hops that a request has behind it. True when it was answered.
-    async fn gatekeep(&self, session: &mut ServerSession, context: &mut Context) -> Result<bool> {
-        let raw = session.as_http1().map(|_| session.to_h1_raw()).unwrap_or_default();
+    async fn gatekeep(
+        &self,
+        session: &mut ServerSession,
+        context: &mut Context,
+        begun: std::result::Result<Vec<u8>, Malformed>,
+    ) -> Result<bool> {
+        // The bytes as they came, or, of a pipelined request, as Pingora has them.
+        let came = begun.as_deref().unwrap_or_default();
+        let raw = match head_end(came) {
+            Some(end) => Bytes::copy_from_slice(&came[..end]),
+            None => session.as_http1().map(|_| session.to_h1_raw()).unwrap_or_default(),
+        };
         let head = session.req_header();
         let target = head.raw_path();
         let shape = Head { method: &head.method, target, version: head.version, headers: &head.headers, raw: &raw };
-        if let Err(bad) = shape::check(&shape, &self.listener.head) {
+        let chunks = begun.map(|_| ()).map_err(|Malformed| Misshapen { status: 400, reason: "malformed chunked body" });
+        if let Err(bad) = shape::check(&shape, &self.listener.head).and(chunks) {
             context.trip.misshapen = Some(bad.reason);
-            context.poisoned = true;
             session.set_keepalive(None);
             let code = bad.status.to_string();
             self.chain.metrics.misshapen.with_label_values(&[self.listener.name.as_str(), code.as_str()]).inc();
@@ -133,6 +142,10 @@ impl Front {
         fields.append(header::VIA, HeaderValue::from_static("1.1 hopfall"));
         let method = session.req_header().method.clone();
         chain::send_own(session, &method, status, fields, &mut context.trip).await?;
+        if !session.is_body_done() {
+            // A client that is still sending would lose the answer to the reset that closing causes.
+            let _ = tokio::time::timeout(DRAIN_TIME, drain(session)).await;
+        }
         Ok(true)
     }
 
@@ -146,6 +159,7 @@ impl Front {
     fn record(&self, context: &mut Context, outcome: Outcome) {
         let Some(native) = &mut context.native else { return };
         let Some((pool, node)) = native.asked.take() else { return };
+        native.search.judge(Kind::Node, outcome);
         let Some(pool) = self.chain.snapshot.pools.get(pool) else { return };
         let node = &pool.nodes[node];
         node.metrics.attempted(outcome.as_str());
@@ -212,7 +226,6 @@ impl ProxyHttp for Front {
             trip: Trip::default(),
             client: Client { peer: NOWHERE, address: NOWHERE, trusted: false, tls: false },
             target: Vec::new(),
-            poisoned: false,
             native: None,
             received: 0,
         }
@@ -224,9 +237,8 @@ impl ProxyHttp for Front {
 
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
         let session = session.as_mut();
-        if let Some(connection) = Connection::of(session.stream()) {
-            connection.begin_request();
-        }
+        let chunked = session.req_header().headers.contains_key(header::TRANSFER_ENCODING);
+        let begun = Connection::of(session.stream()).map(|connection| connection.begin_request(chunked));
         // Upstream silence rules a tunnel; a stalled upload is the client's.
         let tunnel = self.chain.snapshot.pools_of(self.route()).map(|pool| pool.config.tunnel_timeout).max();
         let wait = if is_websocket(session.req_header()) { tunnel } else { None };
@@ -242,7 +254,7 @@ impl ProxyHttp for Front {
         let peer = session.client_addr().and_then(|address| address.as_inet()).map_or(NOWHERE, |address| address.ip());
         let tls = self.listener.protocol == Protocol::Https;
         context.client = Client::of(peer, tls, &session.req_header().headers, &self.listener.trusted);
-        self.gatekeep(session, context).await
+        self.gatekeep(session, context, begun.unwrap_or_else(|| Ok(Vec::new()))).await
     }
 
     async fn proxy_upstream_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
@@ -489,6 +501,20 @@ fn encoded(target: &[u8]) -> Vec<u8> {
     }
     encoded
 }
+
+/// Reads a little of a body that nobody wants.
+async fn drain(session: &mut ServerSession) {
+    let mut left = DRAIN_BYTES;
+    while let Ok(Some(piece)) = session.read_request_body().await {
+        match left.checked_sub(piece.len()) {
+            Some(less) => left = less,
+            None => return,
+        }
+    }
+}
+
+const DRAIN_BYTES: usize = 256 * 1024;
+const DRAIN_TIME: Duration = Duration::from_millis(250);
 
 /// The peer of a connection that is not IP, which hopfall does not accept.
 const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);

@@ -74,15 +74,14 @@ impl Server {
                 stall_timeout: listener.stall_timeout,
                 head_bytes: listener.head.head_bytes + HEAD_SLACK,
             };
-            let open = metrics.client_connections.with_label_values(&[listener.name.as_str()]);
-            listeners.push((socket, Arc::new(Edge::new(&listener.name, proxy(front, listener), tls, limits, open))));
+            listeners
+                .push((socket, Arc::new(Edge::new(&listener.name, proxy(front, listener), tls, limits, &metrics))));
         }
         let admin = match snapshot.config.admin {
             Some(address) => {
                 let socket = listen(address).await.context("the admin listener")?;
                 let app = HttpServer::new_app(Admin { metrics: metrics.clone(), stopping });
-                let open = metrics.client_connections.with_label_values(&["admin"]);
-                Some((socket, Arc::new(Edge::new("admin", app, None, ADMIN_LIMITS, open))))
+                Some((socket, Arc::new(Edge::new("admin", app, None, ADMIN_LIMITS, &metrics))))
             }
             None => None,
         };

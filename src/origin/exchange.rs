@@ -24,6 +24,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Piece;
 use super::idle::Idle;
+use super::wire::Wire;
 use crate::config::Bounds;
 use crate::fallback::{Failure, Outcome};
 use crate::pool::Permit;
@@ -115,7 +116,7 @@ impl Upstream {
     async fn connect(&self, address: SocketAddr, deadline: Instant) -> Result<Stream, Outcome> {
         let peer = self.peer(address);
         match timeout_at(deadline, self.connector.new_stream(peer.as_ref())).await {
-            Ok(Ok(stream)) => Ok(stream),
+            Ok(Ok(stream)) => Ok(Box::new(Wire::new(stream))),
             Ok(Err(error)) => Err(Outcome::Down(connect_failure(&error))),
             Err(_) => Err(Outcome::Down(Failure::ConnectionTimeout)),
         }
@@ -140,6 +141,7 @@ impl Upstream {
         request: &RequestHeader,
         deadline: Instant,
     ) -> Result<(), Failure> {
+        Wire::begin_head(session.stream());
         let until = |deadline: Instant| deadline.min(Instant::now() + self.bounds.header_timeout);
         match timeout_at(until(deadline), session.write_request_header(Box::new(request.clone()))).await {
             Ok(Ok(_)) => {}
@@ -148,13 +150,15 @@ impl Upstream {
         }
         // One clock for the whole head: a node that drips it, or sends 100s for ever, is cut too.
         let reading = async {
+            let mut length = 0;
             loop {
-                session.read_response().await.map_err(|error| read_failure(&error))?;
-                match session.resp_header() {
-                    Some(head) if head.status.is_informational() && head.status != 101 => {}
-                    Some(head) => return check_head(head),
-                    None => return Err(Failure::HttpProtocolError),
+                length += session.read_response().await.map_err(|error| read_failure(&error))?;
+                let Some(head) = session.resp_header() else { return Err(Failure::HttpProtocolError) };
+                if head.status.is_informational() && head.status != 101 {
+                    continue;
                 }
+                let chunked = check_head(head)?;
+                return Wire::begin_body(session.stream(), length, chunked).map_err(|_| Failure::HttpProtocolError);
             }
         };
         timeout_at(until(deadline), reading).await.unwrap_or(Err(Failure::HttpResponseTimeout))
@@ -255,19 +259,19 @@ fn poll_once<T>(future: impl Future<Output = T>) -> Poll<T> {
     pin!(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// What Pingora's parser lets through and RFC 9112 §6 does not.
-fn check_head(head: &ResponseHeader) -> Result<(), Failure> {
+/// Whether the body is chunked. Refuses what Pingora's parser lets through and RFC 9112 §6 does not.
+fn check_head(head: &ResponseHeader) -> Result<bool, Failure> {
     if head.status == 101 {
         // Nobody asked for an upgrade here, and what follows would be no HTTP.
         return Err(Failure::HttpProtocolError);
     }
     let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
-        (None, _) => Ok(()),
+        (None, _) => Ok(false),
         (Some(coding), None)
             if coding.as_bytes().eq_ignore_ascii_case(b"chunked") && head.version == Version::HTTP_11 =>
         {
-            Ok(())
+            Ok(true)
         }
         _ => Err(Failure::HttpProtocolError),
     }

@@ -4,6 +4,7 @@ mod exchange;
 mod idle;
 mod node;
 mod s3;
+mod wire;
 
 use async_trait::async_trait;
 use bytes::Bytes;

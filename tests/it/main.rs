@@ -6,11 +6,17 @@
 
 mod support;
 
+mod bounds;
 mod chain;
 mod config;
 mod demo;
 mod floors;
 mod harness;
+mod hostile;
+mod junk;
 mod loops;
+mod native;
 mod s3;
+mod seeing;
 mod simulation;
+mod tls;
