@@ -36,9 +36,16 @@ pub struct Entry<'a> {
 /// Where lines go. Dropping it writes what is waiting.
 pub struct AccessLog {
     format: AccessFormat,
-    lines: Option<SyncSender<String>>,
+    lines: Option<SyncSender<Entered>>,
     writer: Option<JoinHandle<()>>,
     dropped: IntCounter,
+}
+
+/// What the writer is sent.
+enum Entered {
+    Line(String),
+    /// Write what came before, then say so.
+    Flush(SyncSender<()>),
 }
 
 /// Lines that may wait for the disk; beyond that they are dropped and counted rather than waited for.
@@ -74,8 +81,18 @@ impl AccessLog {
             AccessFormat::Combined => entry.combined(),
             AccessFormat::Off => return,
         };
-        if lines.try_send(line).is_err() {
+        if lines.try_send(Entered::Line(line)).is_err() {
             self.dropped.inc();
+        }
+    }
+
+    /// Waits until what was entered so far is written, or `patience` is over.
+    pub fn flush(&self, patience: Duration) {
+        let Some(lines) = &self.lines else { return };
+        let (done, written) = sync_channel(1);
+        if lines.send(Entered::Flush(done)).is_ok() {
+            // A disk that takes longer must not hold up the end of the process.
+            let _ = written.recv_timeout(patience);
         }
     }
 }
@@ -90,11 +107,17 @@ impl Drop for AccessLog {
     }
 }
 
-fn write(waiting: &Receiver<String>, mut sink: BufWriter<Box<dyn Write + Send>>) {
+fn write(waiting: &Receiver<Entered>, mut sink: BufWriter<Box<dyn Write + Send>>) {
     let mut broken = false;
     loop {
         let written = match waiting.recv_timeout(Duration::from_millis(100)) {
-            Ok(line) => writeln!(sink, "{line}"),
+            Ok(Entered::Line(line)) => writeln!(sink, "{line}"),
+            Ok(Entered::Flush(done)) => {
+                let flushed = sink.flush();
+                // Nobody waits any longer: nothing to tell.
+                let _ = done.send(());
+                flushed
+            }
             Err(RecvTimeoutError::Timeout) => sink.flush(),
             Err(RecvTimeoutError::Disconnected) => break,
         };

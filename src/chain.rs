@@ -23,7 +23,7 @@ use crate::health::Signal;
 use crate::hop::{TargetId, Visited};
 use crate::metrics::Metrics;
 use crate::origin::{Answer, Ask, Asked, NodeOrigin, Origin, S3Origin, Upstream, connector};
-use crate::pool::turns::Turn;
+use crate::pool::turns::{Turn, Waited};
 use crate::pool::{Node, Pool};
 use crate::snapshot::{Caller, Snapshot};
 use crate::trip::{Attempt, Trip};
@@ -45,11 +45,20 @@ pub struct Request<'a> {
     /// In origin form.
     pub target: &'a [u8],
     pub version: Version,
+    /// The client's `Host`, or `:authority`.
+    pub host: Option<&'a HeaderValue>,
     pub headers: &'a HeaderMap,
     pub client: &'a Client,
     pub caller: Caller<'a>,
     pub route: &'a Route,
     pub started: Instant,
+}
+
+/// Whether a node points back, or only seems to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Certain {
+    Yes,
+    Perhaps,
 }
 
 /// A target in hand, with what it takes to ask it.
@@ -95,21 +104,21 @@ impl Chain {
         let ask = Ask {
             method: request.method,
             target: request.target,
-            host: request.headers.get(header::HOST),
+            host: request.host,
             for_node: &for_node,
             for_store: &for_store,
             deadline: request.started + request.route.deadline,
         };
         let mut search = Search::new(request.route.plan.as_ref(), Repeat::Safe);
         if let Caller::Node(node) = request.caller {
-            self.report_loop(&node.name, trip);
+            self.report_loop(&node.name, Certain::Yes, trip);
             search.ask_stores_only();
         }
         loop {
             let turn = match self.reserve(&search, request, ask.deadline).await {
                 Ok(turn) => turn,
                 Err(points_back) => {
-                    self.report_loop(&points_back, trip);
+                    self.report_loop(points_back, Certain::Perhaps, trip);
                     search.judge(Kind::Node, Outcome::Busy(Busy::Full));
                     search.ask_stores_only();
                     None
@@ -175,7 +184,7 @@ impl Chain {
         search: &Search<&Plan>,
         request: &Request<'_>,
         deadline: Instant,
-    ) -> std::result::Result<Option<Turn<'_>>, String> {
+    ) -> std::result::Result<Option<Turn>, &str> {
         let Caller::Neighbour = request.caller else { return Ok(None) };
         let Some(pool) = search.pool().and_then(|pool| self.snapshot.pools.get(pool)) else { return Ok(None) };
         let turns = &self.snapshot.turns;
@@ -184,7 +193,10 @@ impl Chain {
             let mut passed = search.visited().clone();
             let mut busy = Vec::new();
             while let Some(node) = pool.pick(&passed, self.snapshot.now()) {
-                if let Some(turn) = turns.begin(node.target, path) {
+                if let Some(points_back) = turns.resting(path) {
+                    return Err(self.name_of(points_back));
+                }
+                if let Some(turn) = turns.begin(node.target, path, 1) {
                     return Ok(Some(turn));
                 }
                 busy.push(node.target);
@@ -195,27 +207,36 @@ impl Chain {
             if busy.is_empty() {
                 break;
             }
-            if !turns.wait(&busy, path).await {
-                let all: Vec<TargetId> = pool.nodes.iter().map(|node| node.target).collect();
-                let latest = turns.latest(&all, path).and_then(|target| self.snapshot.node(target));
-                return Err(latest.map(|node| node.name.clone()).unwrap_or_default());
+            if let Waited::PointsBack(node) = turns.wait(&busy, path).await {
+                return Err(self.name_of(node));
             }
         }
         Ok(None)
     }
 
+    fn name_of(&self, target: TargetId) -> &str {
+        self.snapshot.node(target).map_or("unknown", |node| node.name.as_str())
+    }
+
     /// Counts and logs that `node` sent one of our requests back.
-    pub fn report_loop(&self, node: &str, trip: &mut Trip) {
+    pub fn report_loop(&self, node: &str, certain: Certain, trip: &mut Trip) {
         self.metrics.loops.with_label_values(&[node]).inc();
         trip.looped_by = Some(node.to_owned());
         let now = Instant::now();
         let Ok(mut reported) = self.reported.lock() else { return };
         let due = reported.get(node).is_none_or(|before| now - *before > LOOP_REPORT);
-        if due {
-            reported.insert(node.to_owned(), now);
-            warn!(
+        if !due {
+            return;
+        }
+        reported.insert(node.to_owned(), now);
+        match certain {
+            Certain::Yes => warn!(
                 "node {node} points back: it asks hopfall for files that hopfall asks it for; make it answer 404 instead"
-            );
+            ),
+            Certain::Perhaps => warn!(
+                "node {node} points back, or hangs: while it keeps hopfall waiting for a file, hopfall is asked for the \
+                 same file from this machine; make it answer 404 instead, or see `from_nodes`"
+            ),
         }
     }
 

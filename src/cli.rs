@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use clap::{Parser, Subcommand};
-use log::{LevelFilter, error};
+use log::{LevelFilter, error, warn};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Config, Level, Problems};
@@ -64,8 +64,15 @@ fn check(path: &Path) -> ExitCode {
     match Config::load(path) {
         Ok(config) => {
             let nodes: usize = config.pools.iter().map(|pool| pool.nodes.len()).sum();
-            let (listeners, pools, stores) = (config.listeners.len(), config.pools.len(), config.stores.len());
-            println!("{}: fine ({listeners} listeners, {pools} pools, {nodes} nodes, {stores} stores)", path.display());
+            let counts = [
+                (config.listeners.len(), "listener"),
+                (config.pools.len(), "pool"),
+                (nodes, "node"),
+                (config.stores.len(), "store"),
+                (config.routes.len(), "route"),
+            ];
+            let counted = counts.map(|(count, noun)| format!("{count} {noun}{}", if count == 1 { "" } else { "s" }));
+            println!("{}: fine ({})", path.display(), counted.join(", "));
             ExitCode::SUCCESS
         }
         Err(problems) => refuse(&problems),
@@ -99,6 +106,12 @@ fn serve(config: Config) -> anyhow::Result<()> {
     let served = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        tokio::spawn(async move {
+            while hangup.recv().await.is_some() {
+                warn!("SIGHUP: this version cannot reload its config; restart to apply a changed file");
+            }
+        });
         let server = Server::bind(config).await?;
         server
             .run(async || {

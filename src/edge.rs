@@ -187,6 +187,8 @@ pub struct Connection {
     /// Bytes read in this head.
     head_read: usize,
     watch: Mutex<Watch>,
+    /// When the request being served must be over; unset where somebody else sees to it.
+    until: Mutex<Option<Instant>>,
     /// Counts heads that never became a request.
     unfinished: IntCounter,
     read_timer: Timer,
@@ -232,6 +234,7 @@ impl Connection {
             ahead: Vec::new(),
             head_read: 0,
             watch: Mutex::default(),
+            until: Mutex::default(),
             unfinished,
             read_timer: Timer::default(),
             write_timer: Timer::default(),
@@ -257,6 +260,17 @@ impl Connection {
     pub fn end_request(&self) {
         self.enter(Phase::Idle);
         *self.watch() = Watch::new();
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Cuts the request being served when this time is over.
+    pub fn end_by(&self, until: Instant) {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+
+    fn time_left(&self) -> Option<Duration> {
+        let until = *self.until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.map(|until| until.saturating_duration_since(Instant::now()))
     }
 
     fn watch(&self) -> MutexGuard<'_, Watch> {
@@ -313,7 +327,11 @@ impl Connection {
                 let after = match phase {
                     Phase::First | Phase::Head => self.limits.header_timeout,
                     Phase::Idle => self.limits.idle_timeout,
-                    Phase::Serving | Phase::Multiplexed => return Poll::Pending,
+                    Phase::Serving => match self.time_left() {
+                        Some(left) => left,
+                        None => return Poll::Pending,
+                    },
+                    Phase::Multiplexed => return Poll::Pending,
                 };
                 ready!(self.read_timer.poll(cx, phase, after));
                 Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
@@ -323,7 +341,8 @@ impl Connection {
 
     fn bound_write<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_pending() {
-            ready!(self.write_timer.poll(cx, Phase::Serving, self.limits.stall_timeout));
+            let left = self.time_left().unwrap_or(Duration::MAX);
+            ready!(self.write_timer.poll(cx, Phase::Serving, self.limits.stall_timeout.min(left)));
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         self.write_timer.stop();

@@ -83,14 +83,19 @@ impl Health {
     /// Takes one signal in. `last` says that no other node of the pool is up: real traffic then never
     /// ejects this one, because a doubtful node serves more than none.
     pub fn observe(&mut self, signal: Signal, now: Duration, thresholds: &Thresholds, last: bool) -> Option<Change> {
+        let passed = matches!(signal, Signal::CheckPassed | Signal::RequestPassed);
         if let State::Ejected { until } = self.state
             && now >= until
         {
-            // On trial: up again, one failure away from the next ejection.
-            self.state = State::Up;
-            self.against = thresholds.fall.saturating_sub(1);
+            // On trial: a pass acquits at once, and a failure ejects again at once.
+            let verdict = match (passed, last) {
+                (true, _) => State::Up,
+                (false, true) => State::Ejected { until: now },
+                (false, false) => State::Ejected { until: now + thresholds.eject_for },
+            };
+            self.enter(verdict, now);
+            return passed.then_some(Change::Up);
         }
-        let passed = matches!(signal, Signal::CheckPassed | Signal::RequestPassed);
         if passed == (self.state == State::Up) {
             self.against = 0;
             return None;
@@ -163,13 +168,12 @@ mod tests {
         }
         assert!(!health.is_up(at(9)));
         assert!(health.is_up(at(10)));
-        assert_eq!(
-            health.observe(RequestFailed, at(11), &UNCHECKED, false),
-            Some(Change::Down),
-            "one failure on trial ejects again"
-        );
+        assert_eq!(health.observe(RequestFailed, at(11), &UNCHECKED, false), None, "it never was up again");
+        assert!(!health.is_up(at(20)), "one failure on trial ejects again");
         assert!(health.is_up(at(21)));
-        assert_eq!(health.observe(RequestPassed, at(21), &UNCHECKED, false), None);
+        assert_eq!(health.observe(RequestFailed, at(21), &UNCHECKED, true), None);
+        assert!(health.is_up(at(21)), "but never the last one");
+        assert_eq!(health.observe(RequestPassed, at(21), &UNCHECKED, false), Some(Change::Up));
         assert_eq!(health.observe(RequestFailed, at(22), &UNCHECKED, false), None, "a pass on trial acquits");
     }
 

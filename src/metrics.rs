@@ -34,7 +34,7 @@ pub struct Metrics {
     pub health_changes: IntCounterVec,
     /// Requests to S3 by method and status (`error` where none came).
     pub s3_requests: IntCounterVec,
-    /// Body bytes received from S3.
+    /// Body bytes of S3 sent on to clients.
     pub s3_bytes: IntCounter,
     /// Answers cut short after their head was sent.
     pub aborted: IntCounterVec,
@@ -129,7 +129,10 @@ impl Metrics {
                 "Requests to S3, by method and status.",
                 &["op", "code"],
             )?,
-            s3_bytes: register(&registry, IntCounter::new(name("s3_bytes_total"), "Body bytes received from S3.")?)?,
+            s3_bytes: register(
+                &registry,
+                IntCounter::new(name("s3_bytes_total"), "Body bytes of S3 sent on to clients.")?,
+            )?,
             aborted: counters(
                 &registry,
                 "aborted_responses_total",

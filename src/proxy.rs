@@ -20,13 +20,14 @@ use pingora::{Error, ErrorType, Result};
 use tokio::time::Instant;
 
 use crate::access_log::{AccessLog, Entry};
-use crate::chain::{self, Chain};
+use crate::chain::{self, Certain, Chain};
 use crate::config::{Listener, Protocol, Route};
 use crate::edge::Connection;
-use crate::fallback::{Failure, Kind, Outcome, Plan, Refusal, Repeat, Search, Step};
+use crate::fallback::{Busy, Failure, Kind, Outcome, Plan, Refusal, Repeat, Search, Step};
 use crate::framing::{Malformed, head_end};
-use crate::headers::{self, Client, PROXY_STATUS};
+use crate::headers::{self, Client, PROXY_STATUS, SERVER_TIMING};
 use crate::health::Signal;
+use crate::pool::turns::Turn;
 use crate::pool::{Node, Permit, Pool};
 use crate::shape::{self, Head, Misshapen};
 use crate::snapshot::Caller;
@@ -60,6 +61,8 @@ struct Native {
     asked: Option<(usize, usize)>,
     began: Instant,
     permit: Option<Permit>,
+    /// A neighbour's, until the answer's head is there.
+    turn: Option<Turn>,
     refusal: Refusal,
 }
 
@@ -105,7 +108,8 @@ impl Front {
         if let Seen::Ourselves { to } = self.chain.snapshot.identity.look(&session.req_header().headers) {
             let named = to.and_then(|to| self.chain.snapshot.node_named(&to));
             let node = named.or_else(|| self.chain.snapshot.node_at(context.client.peer));
-            self.chain.report_loop(node.map_or("unknown", |node| node.name.as_str()), &mut context.trip);
+            let name = node.map_or("unknown", |node| node.name.as_str());
+            self.chain.report_loop(name, Certain::Yes, &mut context.trip);
             return self.refuse(session, context, Refusal::LOOP).await;
         }
         let method = session.req_header().method.clone();
@@ -126,8 +130,12 @@ impl Front {
         if refusal.status == 503 {
             fields.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        if let Ok(status) = HeaderValue::from_str(&context.trip.proxy_status(context.client.trusted)) {
-            fields.insert(PROXY_STATUS, status);
+        let (trip, trusted) = (&context.trip, context.client.trusted);
+        let told = [(PROXY_STATUS, Some(trip.proxy_status(trusted))), (SERVER_TIMING, trip.server_timing(trusted))];
+        for (name, text) in told {
+            if let Some(value) = text.and_then(|text| HeaderValue::from_str(&text).ok()) {
+                fields.insert(name, value);
+            }
         }
         self.answer(session, context, refusal.status, fields).await
     }
@@ -158,39 +166,37 @@ impl Front {
     /// Records what came of the native attempt under way, once.
     fn record(&self, context: &mut Context, outcome: Outcome) {
         let Some(native) = &mut context.native else { return };
+        native.turn = None;
         let Some((pool, node)) = native.asked.take() else { return };
         native.search.judge(Kind::Node, outcome);
         let Some(pool) = self.chain.snapshot.pools.get(pool) else { return };
         let node = &pool.nodes[node];
         node.metrics.attempted(outcome.as_str());
         let signal = if outcome.harms_health() { Signal::RequestFailed } else { Signal::RequestPassed };
-        pool.observe(node, signal, self.chain.snapshot.now(), &self.chain.metrics);
+        if !matches!(outcome, Outcome::Busy(_)) {
+            pool.observe(node, signal, self.chain.snapshot.now(), &self.chain.metrics);
+        }
         let took = native.began.elapsed();
         context.trip.attempts.push(Attempt { target: node.name.clone(), pool: pool.name().to_owned(), outcome, took });
     }
 
     async fn next_peer(&self, session: &ServerSession, context: &mut Context) -> Option<Box<HttpPeer>> {
+        let snapshot = &self.chain.snapshot;
         let caller = self.caller(session, context);
         let plan = &self.route().plan;
-        let native = context.native.get_or_insert_with(|| Native {
-            search: Search::new(plan.clone(), Repeat::Never),
-            asked: None,
-            began: Instant::now(),
-            permit: None,
-            refusal: Refusal::ABSENT,
-        });
+        let native = context.native.get_or_insert_with(|| Native::new(plan));
         if let Caller::Node(node) = caller {
-            self.chain.report_loop(&node.name, &mut context.trip);
             native.refusal = Refusal::LOOP;
+            self.chain.report_loop(&node.name, Certain::Yes, &mut context.trip);
             return None;
         }
-        let now = self.chain.snapshot.now();
-        let late = Instant::now() >= context.started + self.route().deadline;
         loop {
+            let late = Instant::now() >= context.started + self.route().deadline;
+            let native = context.native.as_mut()?;
             let mut picked = None;
             let step = native.search.next(late, |index, visited| {
-                let pool = self.chain.snapshot.pools.get(index)?;
-                let node = pool.pick(visited, now)?;
+                let pool = snapshot.pools.get(index)?;
+                let node = pool.pick(visited, snapshot.now())?;
                 picked = pool.nodes.iter().position(|other| other.target == node.target).map(|node| (index, node));
                 Some(node.target)
             });
@@ -201,9 +207,23 @@ impl Front {
             native.asked = picked;
             native.began = Instant::now();
             let (pool, node) = self.node(native)?;
-            let Some(address) = node.endpoint.address() else { continue };
-            let Some(permit) = node.gate.enter().await else { continue };
-            node.metrics.connects.inc();
+            if let Caller::Neighbour = caller {
+                let path = snapshot.turns.path(&context.target);
+                native.turn = snapshot.turns.begin(node.target, path, NEIGHBOURS_UPLOADS);
+                if native.turn.is_none() {
+                    self.chain.report_loop(&node.name, Certain::Perhaps, &mut context.trip);
+                    self.record(context, Outcome::Busy(Busy::Full));
+                    continue;
+                }
+            }
+            let Some(address) = node.endpoint.address() else {
+                self.record(context, Outcome::Down(Failure::DnsError));
+                continue;
+            };
+            let Some(permit) = node.gate.enter().await else {
+                self.record(context, Outcome::Busy(Busy::Full));
+                continue;
+            };
             native.permit = Some(permit);
             let mut peer = HttpPeer::new(address, false, String::new());
             peer.options.connection_timeout = Some(pool.config.bounds.connect_timeout);
@@ -211,6 +231,19 @@ impl Front {
             peer.options.read_timeout = Some(pool.config.tunnel_timeout);
             peer.options.write_timeout = Some(pool.config.tunnel_timeout);
             return Some(Box::new(peer));
+        }
+    }
+}
+
+impl Native {
+    fn new(plan: &Arc<Plan>) -> Self {
+        Native {
+            search: Search::new(plan.clone(), Repeat::Never),
+            asked: None,
+            began: Instant::now(),
+            permit: None,
+            turn: None,
+            refusal: Refusal::ABSENT,
         }
     }
 }
@@ -260,15 +293,23 @@ impl ProxyHttp for Front {
     async fn proxy_upstream_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
         let session = session.as_mut();
         let head = session.req_header();
-        if !matches!(head.method, Method::GET | Method::HEAD) || is_websocket(head) {
+        if is_websocket(head) {
+            return Ok(true);
+        }
+        if !matches!(head.method, Method::GET | Method::HEAD) {
+            if let Some(connection) = Connection::of(session.stream()) {
+                connection.end_by(context.started + self.route().transfer_deadline);
+            }
             return Ok(true);
         }
         let head = head.clone();
+        let host = host(&head);
         let caller = self.caller(session, context);
         let request = chain::Request {
             method: &head.method,
             target: &context.target,
             version: head.version,
+            host: host.as_ref(),
             headers: &head.headers,
             client: &context.client,
             caller,
@@ -285,6 +326,21 @@ impl ProxyHttp for Front {
     async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
         let found = self.next_peer(session.as_ref(), context).await;
         found.ok_or_else(|| Error::explain(ErrorType::ConnectProxyFailure, "no node to ask"))
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        _reused: bool,
+        _peer: &HttpPeer,
+        _fd: std::os::unix::io::RawFd,
+        _digest: Option<&pingora::protocols::Digest>,
+        context: &mut Context,
+    ) -> Result<()> {
+        if let Some((_, node)) = context.native.as_ref().and_then(|native| self.node(native)) {
+            node.metrics.connects.inc();
+        }
+        Ok(())
     }
 
     fn fail_to_connect(
@@ -448,6 +504,7 @@ impl ProxyHttp for Front {
             metrics.aborted.with_label_values(&[listener, side]).inc();
         }
         let head = session.req_header();
+        let host = host(head);
         let field = |name| head.headers.get(name).map_or(&b""[..], |value: &HeaderValue| value.as_bytes());
         self.access_log.write(&Entry {
             time: context.time,
@@ -461,7 +518,7 @@ impl ProxyHttp for Front {
                 Version::HTTP_10 => "HTTP/1.0",
                 _ => "HTTP/1.1",
             },
-            host: field(header::HOST),
+            host: host.as_ref().map_or(&b""[..], HeaderValue::as_bytes),
             referer: field(header::REFERER),
             user_agent: field(header::USER_AGENT),
             status,
@@ -485,6 +542,12 @@ fn is_websocket(head: &RequestHeader) -> bool {
             .headers
             .get(header::UPGRADE)
             .is_some_and(|upgrade| upgrade.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+/// The `Host` of a request, which HTTP/2 has in `:authority` (RFC 9113 §8.3.1).
+fn host(head: &RequestHeader) -> Option<HeaderValue> {
+    let authority = || HeaderValue::from_str(head.uri.authority()?.as_str()).ok();
+    head.headers.get(header::HOST).cloned().or_else(authority)
 }
 
 /// Bytes above ASCII as `%XX`: targets go out as RFC 3986 has them.
@@ -513,6 +576,9 @@ async fn drain(session: &mut ServerSession) {
     }
 }
 
+/// Uploads to one path of one node that this machine's own addresses may have under way: a bound on loops
+/// that honest uploads, which take their time, do not feel.
+const NEIGHBOURS_UPLOADS: usize = 16;
 const DRAIN_BYTES: usize = 256 * 1024;
 const DRAIN_TIME: Duration = Duration::from_millis(250);
 

@@ -28,6 +28,7 @@ use crate::tls;
 /// A process's worth of hopfall, bound and not yet serving.
 pub struct Server {
     chain: Arc<Chain>,
+    access_log: Arc<AccessLog>,
     listeners: Vec<(TcpListener, Arc<Edge<HttpProxy<Front>>>)>,
     admin: Option<(TcpListener, Arc<Edge<HttpServer<Admin>>>)>,
     stop: watch::Sender<bool>,
@@ -88,7 +89,7 @@ impl Server {
         metrics.config_reloads.with_label_values(&["success"]).inc();
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         metrics.config_loaded.set(now.as_secs_f64());
-        Ok(Server { chain, listeners, admin, stop, shutdown_timeout })
+        Ok(Server { chain, access_log, listeners, admin, stop, shutdown_timeout })
     }
 
     /// The bound address of each listener, in the config's order.
@@ -123,6 +124,7 @@ impl Server {
 
         if asked().await == Stop::Now {
             info!("stopping at once");
+            self.access_log.flush(LOG_PATIENCE);
             return;
         }
         info!("draining: no new connections, requests under way have {:?}", self.shutdown_timeout);
@@ -139,6 +141,7 @@ impl Server {
             () = tokio::time::sleep(self.shutdown_timeout) => warn!("requests were still under way after {:?}", self.shutdown_timeout),
             _ = asked() => warn!("asked again: stopping at once"),
         }
+        self.access_log.flush(LOG_PATIENCE);
     }
 }
 
@@ -166,6 +169,8 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     Ok(socket.listen(BACKLOG)?)
 }
 
+/// How long the end of the process waits for the access log's disk.
+const LOG_PATIENCE: Duration = Duration::from_secs(2);
 /// Room above the largest head, so that one too large is answered with 431 before it is cut.
 const HEAD_SLACK: usize = 64 * 1024;
 /// Connections that the kernel holds for us before it refuses more.

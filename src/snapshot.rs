@@ -1,6 +1,7 @@
 //! Everything that requests are served from, built whole from one config and swapped whole.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::{self, Config};
@@ -14,7 +15,7 @@ pub struct Snapshot {
     pub config: Config,
     pub identity: Identity,
     pub pools: Vec<Pool>,
-    pub turns: Turns,
+    pub turns: Arc<Turns>,
     started: Instant,
 }
 
@@ -35,7 +36,7 @@ impl Snapshot {
             None => Identity::new(&name, &rand::random::<[u8; 32]>()),
         };
         let pools = config.pools.iter().map(|pool| Pool::new(pool, &identity, metrics)).collect();
-        Snapshot { config, identity, pools, turns: Turns::default(), started: Instant::now() }
+        Snapshot { config, identity, pools, turns: Arc::default(), started: Instant::now() }
     }
 
     /// Time since the process began to serve; the clock of all health.

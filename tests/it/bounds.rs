@@ -163,6 +163,13 @@ fn a_transfer_has_a_deadline() {
     let answer = hopfall.get("/x");
     assert_eq!((answer.status, answer.complete, answer.end), (200, false, End::Reset));
     assert_eq!(hopfall.wait_for_access_log(1)[0]["aborted"], "deadline");
+
+    // An upload that trickles on has it too.
+    let mut client = hopfall.connect();
+    client.send("POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n");
+    let began = Instant::now();
+    let cut = becomes(SOON, || client.try_send("x").is_err() || client.closes_within(Duration::from_millis(50)));
+    assert!(cut && began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
 }
 
 #[test]

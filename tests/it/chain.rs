@@ -332,3 +332,23 @@ admin: {{ address: \"{{admin}}\" }}
     assert_eq!(get(hopfall.web(), "/x").status, 404);
     assert_eq!((a.requests().len(), b.requests().len()), (1, 1));
 }
+
+#[test]
+fn an_ejected_node_is_up_again_once_it_serves() {
+    let mut node = Nginx::with_files(&[("cat.jpg", b"x")]);
+    let other = Nginx::with_files(&[]);
+    let fleet = Fleet::new().node("ejected", node.addr()).node("other", other.addr());
+    let hopfall = fleet.pool("health: { eject_for: 300ms }").start();
+    let up = || hopfall.metrics().value("hopfall_node_up", &[("node", "ejected")]);
+    node.kill();
+    wait_until("it is ejected", PATIENCE, || {
+        hopfall.get("/cat.jpg");
+        up() == 0.0
+    });
+    node.restart();
+    wait_until("it is up again", PATIENCE, || {
+        hopfall.get("/cat.jpg");
+        up() == 1.0
+    });
+    hopfall.wait_for_log("node ejected of pool images is up");
+}

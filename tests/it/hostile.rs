@@ -1,6 +1,5 @@
 //! Clients that mean harm, or are broken: what must never reach a node, and what must be answered.
 
-use crate::support::client::Client;
 use crate::support::fleet::Fleet;
 use crate::support::hopfall::Hopfall;
 use crate::support::origin::{Origin, Reply};
@@ -233,5 +232,6 @@ fn a_client_of_http_2_is_held_to_the_same_rules() {
     arguments.push(&url);
     assert_eq!(curl(&arguments).status, 431);
     assert_eq!(node.requests().len(), 1);
-    let _ = Client::connect(hopfall.web());
+    let host = node.requests()[0].header("host").map(str::to_owned);
+    assert_eq!(host, Some(hopfall.web().to_string()), "HTTP/2 has it in :authority");
 }

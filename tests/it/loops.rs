@@ -223,3 +223,48 @@ fn a_stampede_of_neighbours_on_one_path_is_served() {
     }
     assert_eq!(hopfall.metrics().sum("hopfall_loops_total", &[]), 0.0);
 }
+
+/// One request, and as many nodes as there may be: each is asked at most twice, within a second.
+#[test]
+fn any_number_of_neighbours_cannot_make_a_loop() {
+    for count in [1, 3, 5] {
+        let web = hopfall::reserve();
+        let nodes: Vec<Nginx> =
+            (0..count).map(|_| Nginx::builder().miss_proxied_to(web, HeaderMode::Dropped).start()).collect();
+        let fleet =
+            nodes.iter().enumerate().fold(Fleet::new(), |fleet, (i, node)| fleet.node(&format!("n{i}"), node.addr()));
+        let hopfall = fleet.pool("header_timeout: 5s").builder().address("web", web).start();
+        let timed = (0..3).map(|i| {
+            let path = format!("/missing-{i}.jpg");
+            let began = Instant::now();
+            assert!(matches!(hopfall.get(&path).status, 404 | 503));
+            let took = began.elapsed();
+            for node in &nodes {
+                let asked = node.requests_for(&path).len();
+                assert!(asked <= 2, "{count} nodes: one of them got {asked} requests for one of a client");
+            }
+            took
+        });
+        let fastest = timed.min().unwrap();
+        assert!(fastest < Duration::from_secs(1), "{count} nodes: {fastest:?}");
+    }
+}
+
+/// Uploads are never repeated, and a node that sends them back cannot fill its own places.
+#[test]
+fn an_upload_that_a_node_sends_back_comes_to_an_end() {
+    for (address, bound) in [("127.0.0.2", 1), ("127.0.0.1", 17)] {
+        let web = hopfall::reserve();
+        let mut node = Nginx::at(address).extra_server_lines(&format!(
+            "location /up {{ proxy_pass http://{web}; proxy_set_header Via \"\"; proxy_set_header CDN-Loop \"\"; {} }}",
+            if bound == 1 { format!("proxy_bind {address};") } else { String::new() }
+        ));
+        node = node.log_header("x-round");
+        let node = node.start();
+        let hopfall = Fleet::new().node("a", node.addr()).builder().address("web", web).start();
+        let answer = hopfall.connect().upload("POST", "/up", &[], b"hello").response();
+        assert!(answer.status >= 400, "{}", answer.status);
+        assert!(node.requests().len() <= bound, "{address}: {} requests", node.requests().len());
+        assert!(hopfall.metrics().value("hopfall_loops_total", &[("node", "a")]) > 0.0, "{address}");
+    }
+}
