@@ -1,3 +1,48 @@
+//! hopfall: a reverse proxy for storage nodes with lean disks. A GET or HEAD is asked of one node; on a 404, or a
+//! failure, of the next node not asked yet; at last of S3, signed. It cannot loop: a request has the exact set of
+//! targets that it has tried, which only grows, and a chain that is finite. This file is the map. The heart is
+//! [`fallback`]: what follows from what one attempt brought, as pure code. [`chain`] carries it out.
+//!
+//! # A request's path
+//!
+//! 1. [`edge`] accepts a connection and wraps it, so that its reads and writes carry their bounds.
+//! 2. Pingora parses the request and calls [`proxy`].
+//! 3. [`shape`] and [`framing`] refuse what is malformed or too large; [`via`] answers what has been here before: 404.
+//! 4. GET and HEAD go to [`chain`]; all else takes Pingora's native path to one node.
+//! 5. [`snapshot`] tells who calls: a client, a node (only stores are asked), a neighbour (takes turns).
+//! 6. [`fallback::Search::next`] gives the next target; [`pool`] picks it by health, places and weight.
+//! 7. [`origin`] asks it: a place, a connection, a head out, a head in.
+//! 8. [`fallback::Search::judge`] says what follows: serve, next, or refuse.
+//! 9. Next: the refused body is drained on the side, its connection kept, and it is 6 again.
+//! 10. Serve: the body goes through piece by piece. [`access_log`] and [`metrics`] tell the [`trip`].
+//!
+//! # Floors
+//!
+//! A module imports only from lower floors. `tests/it/floors.rs` holds this, with the few exceptions.
+//!
+//! | floor | modules |
+//! |---|---|
+//! | 0 words | [`units`], [`hop`] |
+//! | 1 decisions, pure | [`fallback`], [`framing`], [`health`], [`headers`], [`s3`], [`shape`], [`trip`], [`via`] |
+//! | 2 config | [`config`] |
+//! | 3 shared | [`metrics`], [`pool`], [`snapshot`] |
+//! | 4 origins | [`origin`] |
+//! | 5 adapters | [`chain`], [`probe`], [`access_log`], [`edge`], [`tls`], [`admin`] |
+//! | 6 front | [`proxy`] |
+//! | 7 assembly | [`server`], [`cli`], `demo`, `main` |
+//!
+//! # Lexicon
+//!
+//! - **Listener**: an address on which clients are accepted. It has one route.
+//! - **Pool**, **Node**: servers that can serve the same files, none of which needs to hold them all; one of them.
+//! - **Plan**: the ordered chain of a route: pools and stores. A **Search** is one request's walk along it.
+//! - **Attempt**: one try at one target. **Outcome**: what came of it. **Verdict**: what follows.
+//! - **Visited**: the exact set of targets that one request has tried.
+//! - **Turn**: the right to ask one node for one path, taken where nodes share this machine.
+//! - **Failure**: a kind of failure, by its name in RFC 9209 §2.3.
+//! - **Snapshot**: all that requests are served from, built whole from one config.
+//! - **Trip**: what happened to one request, for the log, the metrics and the answer's own fields.
+
 pub mod access_log;
 pub mod admin;
 pub mod chain;
