@@ -1,6 +1,6 @@
 //! From text to [`File`]: YAML behind one function, and every mistake of shape at once.
 //!
-//! serde stops at its first error. So the text is first read as a plain [`Tree`] with places, and the tree
+//! serde stops at its first error. So the text is first read as a plain tree with places, and the tree
 //! is held against the JSON Schema of [`File`], which its types give: unknown keys, missing keys and wrong
 //! shapes are all found in one pass. The `File` is then read without minding unknown keys.
 
