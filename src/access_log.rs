@@ -157,6 +157,7 @@ impl Entry<'_> {
         add("looped_by", self.trip.looped_by.clone());
         add("refused", self.trip.misshapen.map(str::to_owned));
         add("aborted", self.trip.aborted.map(str::to_owned));
+        add("location", self.trip.located.map(str::to_owned));
         add("referer", (!self.referer.is_empty()).then(|| text(self.referer)));
         add("user_agent", (!self.user_agent.is_empty()).then(|| text(self.user_agent)));
         line.to_string()

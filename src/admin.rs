@@ -1,18 +1,19 @@
-//! The admin listener: `/metrics`, `/healthz`, `/readyz`.
+//! The admin listener: `/metrics`, `/healthz`, `/readyz`, and `POST /purge`.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use http::{Method, Response, header};
+use percent_encoding::percent_decode_str;
 use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
 use tokio::sync::watch;
 
+use crate::chain::{Chain, unix_now};
 use crate::edge::Connection;
-use crate::metrics::Metrics;
 
 pub struct Admin {
-    pub metrics: Arc<Metrics>,
+    pub chain: Arc<Chain>,
     /// Turns true when the process begins to stop.
     pub stopping: watch::Receiver<bool>,
 }
@@ -35,21 +36,47 @@ impl ServeHttp for Admin {
 impl Admin {
     fn answer(&self, session: &ServerSession) -> Response<Vec<u8>> {
         let request = session.req_header();
-        if request.method != Method::GET && request.method != Method::HEAD {
-            return text(405, "only GET and HEAD are served here\n");
+        let path = request.uri.path();
+        match (&request.method, path) {
+            (&Method::POST, "/purge") => return self.purge(request.uri.query().unwrap_or_default()),
+            (&Method::GET | &Method::HEAD, "/purge") => return text(405, "POST /purge?path=/a/file, or ?prefix=/a/\n"),
+            (&Method::GET | &Method::HEAD, _) => {}
+            _ => return text(405, "only GET and HEAD are served here, and POST /purge\n"),
         }
-        match request.uri.path() {
-            "/metrics" => match self.metrics.render() {
-                Ok(metrics) => reply(200, "text/plain; version=0.0.4; charset=utf-8", metrics),
-                Err(error) => text(500, &format!("{error:#}\n")),
-            },
+        match path {
+            "/metrics" => {
+                let snapshot = &self.chain.snapshot;
+                let entries = snapshot.location.as_ref().map_or(0, |map| map.len());
+                self.chain.metrics.location_entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
+                match self.chain.metrics.render() {
+                    Ok(metrics) => reply(200, "text/plain; version=0.0.4; charset=utf-8", metrics),
+                    Err(error) => text(500, &format!("{error:#}\n")),
+                }
+            }
             // Alive: this answer is the proof. Ready: the listeners take new connections.
             "/healthz" => text(200, "ok\n"),
             "/readyz" if *self.stopping.borrow() => text(503, "stopping\n"),
             "/readyz" => text(200, "ready\n"),
-            "/" => text(200, "hopfall admin: /metrics /healthz /readyz\n"),
+            "/" => text(200, "hopfall admin: /metrics /healthz /readyz, POST /purge\n"),
             _ => text(404, "no such page: /metrics /healthz /readyz\n"),
         }
+    }
+
+    /// Forgets where a path is, or all paths that begin so.
+    fn purge(&self, query: &str) -> Response<Vec<u8>> {
+        let Some(map) = &self.chain.snapshot.location else { return text(404, "no location map is configured\n") };
+        let parameter = |name: &str| {
+            let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
+            Some(percent_decode_str(value).collect::<Vec<u8>>()).filter(|path| path.starts_with(b"/"))
+        };
+        let (path, prefix) = match (parameter("path"), parameter("prefix")) {
+            (Some(path), None) => (path, false),
+            (None, Some(prefix)) => (prefix, true),
+            _ => return text(400, "say which: ?path=/a/file, or ?prefix=/a/ (percent-encoded)\n"),
+        };
+        map.purge(&path, prefix, unix_now());
+        let what = if prefix { "all paths that begin with " } else { "" };
+        text(200, &format!("forgotten: {what}{}\n", String::from_utf8_lossy(&path)))
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Version, header};
@@ -17,10 +17,11 @@ use pingora::{Error, ErrorType, Result};
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::Route;
-use crate::fallback::{Busy, Failure, Kind, Outcome, Plan, Refusal, Repeat, Search, Step, Verdict};
+use crate::fallback::{Busy, Failure, Kind, Outcome, Plan, Refusal, Repeat, Search, Stage, Step, Verdict};
 use crate::headers::{self, Client, PROXY_STATUS, SERVER_TIMING};
 use crate::health::Signal;
 use crate::hop::{TargetId, Visited};
+use crate::location::{self, Mark, Marks, PathId, UnixTime};
 use crate::metrics::Metrics;
 use crate::origin::{Answer, Ask, Asked, NodeOrigin, Origin, S3Origin, Upstream, connector};
 use crate::pool::turns::{Turn, Waited};
@@ -110,12 +111,21 @@ impl Chain {
             deadline: request.started + request.route.deadline,
         };
         let mut search = Search::new(request.route.plan.as_ref(), Repeat::Safe);
+        let hints = self.hints(request);
+        if hints.nowhere() {
+            trip.located = Some("nowhere");
+            self.metrics.location_lookups.with_label_values(&["nowhere"]).inc();
+            return self.refuse(session, request, Refusal::ABSENT, trip).await;
+        }
+        if let Some(store) = self.store_to_prefer(request.route, &hints) {
+            search.prefer(store);
+        }
         if let Caller::Node(node) = request.caller {
             self.report_loop(&node.name, Certain::Yes, trip);
             search.ask_stores_only();
         }
         loop {
-            let turn = match self.reserve(&search, request, ask.deadline).await {
+            let turn = match self.reserve(&search, request, &hints, ask.deadline).await {
                 Ok(turn) => turn,
                 Err(points_back) => {
                     self.report_loop(points_back, Certain::Perhaps, trip);
@@ -124,13 +134,19 @@ impl Chain {
                     None
                 }
             };
-            let chosen = match self.next(&mut search, turn.as_ref().map(Turn::target), ask.deadline) {
+            let chosen = match self.next(&mut search, turn.as_ref().map(Turn::target), &hints, ask.deadline) {
                 Ok(chosen) => chosen,
-                Err(refusal) => return self.refuse(session, request, refusal, trip).await,
+                Err(refusal) => {
+                    if refusal == Refusal::ABSENT && !matches!(request.caller, Caller::Node(_)) {
+                        hints.learn_nowhere();
+                    }
+                    return self.refuse(session, request, refusal, trip).await;
+                }
             };
             let began = Instant::now();
             let Asked { outcome, answer } = chosen.origin().ask(&ask).await;
             drop(turn);
+            hints.learn(chosen.target(), outcome, trip.attempts.is_empty(), &self.metrics);
             self.record(&chosen, outcome, began.elapsed(), trip);
             match (search.judge(chosen.kind(), outcome), answer) {
                 (Verdict::Serve, Some(answer)) => return self.serve(session, request, &chosen, answer, trip).await,
@@ -151,12 +167,14 @@ impl Chain {
         &self,
         search: &mut Search<&Plan>,
         reserved: Option<TargetId>,
+        hints: &Hints<'_>,
         deadline: Instant,
     ) -> std::result::Result<Chosen<'_>, Refusal> {
         let now = self.snapshot.now();
         let mut picked = None;
         let pick = |pool: usize, visited: &Visited| {
-            let by_weight = || Some(self.snapshot.pools.get(pool)?.pick(visited, now)?.target);
+            let by_weight =
+                || Some(self.snapshot.pools.get(pool)?.pick(visited, now, |target| hints.of(target))?.target);
             let chosen = reserved.or_else(by_weight)?;
             picked = Some((pool, chosen));
             Some(chosen)
@@ -168,6 +186,32 @@ impl Chain {
         let node = picked.filter(|(_, node)| *node == target).and_then(|(pool, _)| self.node_origin(pool, target));
         let store = || self.stores.get(&target).map(|store| Chosen::Store(store));
         node.or_else(store).ok_or(Refusal { status: 502, failure: Some(Failure::ProxyInternalError) })
+    }
+
+    /// What the location map knows of a request's path.
+    fn hints(&self, request: &Request<'_>) -> Hints<'_> {
+        let Some(map) = &self.snapshot.location else { return Hints::default() };
+        let host = request.host.map(HeaderValue::as_bytes).unwrap_or_default();
+        let path = map.path(&request.route.name, host, request.target);
+        let now = unix_now();
+        let control = map.is_control(path);
+        let group = if control { "control" } else { "hinted" };
+        self.metrics.location_requests.with_label_values(&[group]).inc();
+        let marks = map.look(path, request.target, now).filter(|_| !control);
+        Hints { known: Some(Known { map, path, now, group }), marks }
+    }
+
+    /// The store that has what every node is known to lack.
+    fn store_to_prefer(&self, route: &Route, hints: &Hints<'_>) -> Option<TargetId> {
+        let mut nodes = self.snapshot.pools_of(route).flat_map(|pool| &pool.nodes);
+        if !nodes.all(|node| hints.of(node.target) == Mark::Lacks) {
+            return None;
+        }
+        let stores = route.plan.stages.iter().filter_map(|stage| match stage {
+            Stage::Store(store) => Some(*store),
+            Stage::Pool(_) => None,
+        });
+        stores.into_iter().find(|store| hints.of(*store) == Mark::Has)
     }
 
     fn node_origin(&self, pool: usize, target: TargetId) -> Option<Chosen<'_>> {
@@ -183,6 +227,7 @@ impl Chain {
         &self,
         search: &Search<&Plan>,
         request: &Request<'_>,
+        hints: &Hints<'_>,
         deadline: Instant,
     ) -> std::result::Result<Option<Turn>, &str> {
         let Caller::Neighbour = request.caller else { return Ok(None) };
@@ -192,7 +237,7 @@ impl Chain {
         while Instant::now() < deadline {
             let mut passed = search.visited().clone();
             let mut busy = Vec::new();
-            while let Some(node) = pool.pick(&passed, self.snapshot.now()) {
+            while let Some(node) = pool.pick(&passed, self.snapshot.now(), |target| hints.of(target)) {
                 if let Some(points_back) = turns.resting(path) {
                     return Err(self.name_of(points_back));
                 }
@@ -358,7 +403,70 @@ impl Chain {
     }
 }
 
+/// What is known of one request's path, and where to learn more of it.
+#[derive(Default)]
+struct Hints<'a> {
+    known: Option<Known<'a>>,
+    /// Nothing when nothing is known, or when this path is of the control group.
+    marks: Option<Marks>,
+}
+
+struct Known<'a> {
+    map: &'a location::Map,
+    path: PathId,
+    now: UnixTime,
+    group: &'static str,
+}
+
+impl Hints<'_> {
+    fn of(&self, target: TargetId) -> Mark {
+        self.marks.map_or(Mark::Unknown, |marks| marks.of(target))
+    }
+
+    fn nowhere(&self) -> bool {
+        self.marks.is_some_and(Marks::nowhere)
+    }
+
+    fn learn(&self, target: TargetId, outcome: Outcome, first: bool, metrics: &Metrics) {
+        let Some(Known { map, path, now, group }) = &self.known else { return };
+        metrics.location_attempts.with_label_values(&[*group]).inc();
+        let has = match outcome {
+            Outcome::Found(200 | 206 | 304 | 412 | 416) => true,
+            Outcome::Absent(_) => false,
+            _ => return,
+        };
+        if first && *group == "hinted" {
+            let result = match (self.of(target), has) {
+                (Mark::Unknown, _) => "miss",
+                (Mark::Has, true) | (Mark::Lacks, false) => "hit",
+                (Mark::Has, false) | (Mark::Lacks, true) => "wrong",
+            };
+            metrics.location_lookups.with_label_values(&[result]).inc();
+        }
+        // A mark that says so already is written again only to keep it young.
+        map.learn(*path, target, has, *now);
+    }
+
+    fn learn_nowhere(&self) {
+        if let Some(Known { map, path, now, .. }) = &self.known {
+            map.learn_nowhere(*path, *now);
+        }
+    }
+}
+
+/// The time that the location map counts in.
+pub fn unix_now() -> UnixTime {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 impl Chosen<'_> {
+    fn target(&self) -> TargetId {
+        match self {
+            Chosen::Node { node, .. } => node.target,
+            Chosen::Store(store) => store.target(),
+        }
+    }
+
     fn origin(&self) -> &dyn Origin {
         match self {
             Chosen::Node { origin, .. } => *origin,

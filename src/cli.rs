@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -37,6 +37,20 @@ enum Command {
         #[arg(value_name = "FILE")]
         config: PathBuf,
     },
+    /// Forget where a file is, in a running hopfall
+    ///
+    /// Asks the admin listener of the config file. The next request for the file is asked of all again.
+    Purge {
+        /// The path as requests have it, such as /img/cat.jpg
+        #[arg(value_name = "PATH")]
+        path: String,
+        /// Forget all paths that begin with PATH
+        #[arg(long)]
+        prefix: bool,
+        /// The config file that the running hopfall has
+        #[arg(short, long, value_name = "FILE")]
+        config: PathBuf,
+    },
     /// Show the chain at work: two nodes, a signed S3 store and hopfall, all in this process
     #[cfg(feature = "demo")]
     Demo {
@@ -54,6 +68,7 @@ impl Cli {
         match self.command {
             Command::Run { config } => run(&config),
             Command::Check { config } => check(&config),
+            Command::Purge { path, prefix, config } => purge(&path, prefix, &config),
             #[cfg(feature = "demo")]
             Command::Demo { once } => crate::demo::run(once),
         }
@@ -99,6 +114,46 @@ fn run(path: &Path) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn purge(path: &str, prefix: bool, config: &Path) -> ExitCode {
+    let config = match Config::load(config) {
+        Ok(config) => config,
+        Err(problems) => return refuse(&problems),
+    };
+    let (Some(admin), true) = (config.admin, path.starts_with('/')) else {
+        eprintln!("hopfall: `{path}` must begin with `/`, and the config must have an `admin` address");
+        return ExitCode::from(2);
+    };
+    match post_purge(admin, path, prefix) {
+        Ok(told) if told.starts_with("HTTP/1.1 200") => {
+            println!("{}", told.rsplit("\r\n\r\n").next().unwrap_or_default().trim_end());
+            ExitCode::SUCCESS
+        }
+        Ok(told) => {
+            eprintln!("hopfall: {}", told.rsplit("\r\n\r\n").next().unwrap_or_default().trim_end());
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("hopfall: the admin listener {admin} does not answer: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn post_purge(admin: std::net::SocketAddr, path: &str, prefix: bool) -> std::io::Result<String> {
+    let patience = std::time::Duration::from_secs(5);
+    let mut stream = std::net::TcpStream::connect_timeout(&admin, patience)?;
+    stream.set_read_timeout(Some(patience))?;
+    let what = if prefix { "prefix" } else { "path" };
+    let path = percent_encoding::utf8_percent_encode(path, percent_encoding::NON_ALPHANUMERIC);
+    write!(
+        stream,
+        "POST /purge?{what}={path} HTTP/1.1\r\nHost: {admin}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut told = String::new();
+    stream.read_to_string(&mut told)?;
+    Ok(told)
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {

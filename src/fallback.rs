@@ -208,6 +208,8 @@ pub struct Search<P> {
     attempts: u32,
     repeat: Repeat,
     stores_only: bool,
+    /// Asked before the plan's order, once.
+    preferred: Option<TargetId>,
     /// The gravest thing met so far, which decides the final status.
     gravest: Gravity,
 }
@@ -233,6 +235,7 @@ impl<P: Deref<Target = Plan>> Search<P> {
             attempts: 0,
             repeat,
             stores_only: false,
+            preferred: None,
             gravest: Gravity::Absent,
         }
     }
@@ -247,6 +250,7 @@ impl<P: Deref<Target = Plan>> Search<P> {
         }
         while let Some(stage) = self.plan.stages.get(self.stage) {
             let target = match *stage {
+                _ if self.preferred.is_some() => self.preferred.take(),
                 Stage::Pool(_) if self.stores_only => None,
                 Stage::Pool(pool) => pick(pool, &self.visited),
                 Stage::Store(_) if self.repeat == Repeat::Never => None,
@@ -293,6 +297,14 @@ impl<P: Deref<Target = Plan>> Search<P> {
             (Outcome::Found(_), Kind::Store) => Gravity::Absent, // returned above
         });
         Verdict::Next
+    }
+
+    /// Asks this store of the plan first, wherever it stands: it is known to have what nobody before it has.
+    /// If it says otherwise, the walk goes on as the plan says.
+    pub fn prefer(&mut self, store: TargetId) {
+        if self.repeat == Repeat::Safe && self.plan.stages.contains(&Stage::Store(store)) {
+            self.preferred = Some(store);
+        }
     }
 
     /// From here on asks no node: the request came from one (design §4).
@@ -485,6 +497,21 @@ mod tests {
         assert_eq!(search.next(false, stuck), Step::Try(TargetId(9)));
         assert!(matches!(search.next(false, stuck), Step::Refuse(_)));
         assert!(matches!(search.next(false, stuck), Step::Refuse(_)));
+    }
+
+    #[test]
+    fn a_preferred_store_is_asked_first_and_only_once() {
+        let plan = plan();
+        let mut search = Search::new(&plan, Safe);
+        search.prefer(TargetId(9));
+        search.prefer(TargetId(1));
+        let mut asked = Vec::new();
+        while let Step::Try(target) = search.next(false, in_order) {
+            search.judge(if target.0 == 9 { Kind::Store } else { Kind::Node }, Outcome::Absent(404));
+            asked.push(target.0);
+        }
+        assert_eq!(asked, [9, 0, 1, 2]);
+        assert_eq!(search.next(false, in_order), Step::Refuse(Refusal::ABSENT));
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub mod framing;
 pub mod headers;
 pub mod health;
 pub mod hop;
+pub mod keep;
+pub mod location;
 pub mod metrics;
 pub mod origin;
 pub mod pool;

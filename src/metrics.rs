@@ -20,6 +20,14 @@ pub struct Metrics {
     pub fallbacks: IntCounterVec,
     /// Attempts that one request took.
     pub hops: Histogram,
+    /// What the location map knew of a path: `hit`, `miss`, `wrong`, or `nowhere`.
+    pub location_lookups: IntCounterVec,
+    /// Requests by whether hints were heeded: `hinted` or `control`.
+    pub location_requests: IntCounterVec,
+    /// Attempts of these requests. Divided by them: hops per request, with hints and without.
+    pub location_attempts: IntCounterVec,
+    /// Paths in the location map.
+    pub location_entries: IntGauge,
     /// Requests that a node sent back to us, by the node.
     pub loops: IntCounterVec,
     /// 1 while a node is up.
@@ -91,6 +99,28 @@ impl Metrics {
                     HistogramOpts::new(name("hops_per_request"), "Attempts that one request took.")
                         .buckets(vec![0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0]),
                 )?,
+            )?,
+            location_lookups: counters(
+                &registry,
+                "location_lookups_total",
+                "What the location map knew of a path.",
+                &["result"],
+            )?,
+            location_requests: counters(
+                &registry,
+                "location_requests_total",
+                "Requests, by whether the location map's hints were heeded.",
+                &["group"],
+            )?,
+            location_attempts: counters(
+                &registry,
+                "location_attempts_total",
+                "Attempts, by whether the location map's hints were heeded.",
+                &["group"],
+            )?,
+            location_entries: register(
+                &registry,
+                IntGauge::new(name("location_entries"), "Paths in the location map.")?,
             )?,
             loops: counters(
                 &registry,

@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 use crate::chain::Chain;
 use crate::config::Check;
 use crate::health::Signal;
+use crate::keep;
 use crate::origin::S3Origin;
 use crate::pool::{Endpoint, Node, Pool};
 
@@ -42,6 +43,7 @@ pub fn start(chain: &Arc<Chain>) -> JoinSet<()> {
             }
         }
     }
+    tasks.spawn(keep::keep(chain.clone()));
     tasks.spawn({
         let chain = chain.clone();
         async move {

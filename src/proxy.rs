@@ -27,6 +27,7 @@ use crate::fallback::{Busy, Failure, Kind, Outcome, Plan, Refusal, Repeat, Searc
 use crate::framing::{Malformed, head_end};
 use crate::headers::{self, Client, PROXY_STATUS, SERVER_TIMING};
 use crate::health::Signal;
+use crate::location::Mark;
 use crate::pool::turns::Turn;
 use crate::pool::{Node, Permit, Pool};
 use crate::shape::{self, Head, Misshapen};
@@ -196,7 +197,7 @@ impl Front {
             let mut picked = None;
             let step = native.search.next(late, |index, visited| {
                 let pool = snapshot.pools.get(index)?;
-                let node = pool.pick(visited, snapshot.now())?;
+                let node = pool.pick(visited, snapshot.now(), |_| Mark::Unknown)?;
                 picked = pool.nodes.iter().position(|other| other.target == node.target).map(|node| (index, node));
                 Some(node.target)
             });
@@ -299,6 +300,12 @@ impl ProxyHttp for Front {
         if !matches!(head.method, Method::GET | Method::HEAD) {
             if let Some(connection) = Connection::of(session.stream()) {
                 connection.end_by(context.started + self.route().transfer_deadline);
+            }
+            if let Some(map) = &self.chain.snapshot.location {
+                // What an upload or a DELETE changes is to be found out anew.
+                let host = host(head);
+                let host = host.as_ref().map(HeaderValue::as_bytes).unwrap_or_default();
+                map.forget(map.path(&self.route().name, host, &context.target));
             }
             return Ok(true);
         }

@@ -19,6 +19,7 @@ use crate::admin::Admin;
 use crate::chain::Chain;
 use crate::config::{Config, Listener, Protocol};
 use crate::edge::{Edge, Limits};
+use crate::keep;
 use crate::metrics::Metrics;
 use crate::probe;
 use crate::proxy::Front;
@@ -55,7 +56,13 @@ impl Server {
         let access_log = Arc::new(log);
         let (stop, stopping) = watch::channel(false);
         let shutdown_timeout = config.shutdown_timeout;
-        let snapshot = Arc::new(Snapshot::new(config, &metrics));
+        let mut snapshot = Snapshot::new(config, &metrics);
+        let targets = snapshot.target_names();
+        let file = snapshot.config.location.as_ref().and_then(|location| location.file.clone());
+        if let (Some(map), Some(file)) = (&mut snapshot.location, file) {
+            keep::restore(map, &file, &targets);
+        }
+        let snapshot = Arc::new(snapshot);
         let chain = Arc::new(Chain::new(snapshot.clone(), metrics.clone()));
 
         let mut listeners = Vec::new();
@@ -81,7 +88,7 @@ impl Server {
         let admin = match snapshot.config.admin {
             Some(address) => {
                 let socket = listen(address).await.context("the admin listener")?;
-                let app = HttpServer::new_app(Admin { metrics: metrics.clone(), stopping });
+                let app = HttpServer::new_app(Admin { chain: chain.clone(), stopping });
                 Some((socket, Arc::new(Edge::new("admin", app, None, ADMIN_LIMITS, &metrics))))
             }
             None => None,
@@ -124,6 +131,7 @@ impl Server {
 
         if asked().await == Stop::Now {
             info!("stopping at once");
+            keep::save(&self.chain);
             self.access_log.flush(LOG_PATIENCE);
             return;
         }
@@ -141,6 +149,7 @@ impl Server {
             () = tokio::time::sleep(self.shutdown_timeout) => warn!("requests were still under way after {:?}", self.shutdown_timeout),
             _ = asked() => warn!("asked again: stopping at once"),
         }
+        keep::save(&self.chain);
         self.access_log.flush(LOG_PATIENCE);
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{self, Config};
 use crate::hop::TargetId;
+use crate::location;
 use crate::metrics::Metrics;
 use crate::pool::turns::Turns;
 use crate::pool::{Node, Pool};
@@ -16,6 +17,7 @@ pub struct Snapshot {
     pub identity: Identity,
     pub pools: Vec<Pool>,
     pub turns: Arc<Turns>,
+    pub location: Option<location::Map>,
     started: Instant,
 }
 
@@ -36,12 +38,30 @@ impl Snapshot {
             None => Identity::new(&name, &rand::random::<[u8; 32]>()),
         };
         let pools = config.pools.iter().map(|pool| Pool::new(pool, &identity, metrics)).collect();
-        Snapshot { config, identity, pools, turns: Arc::default(), started: Instant::now() }
+        let location = config.location.as_ref().map(|settings| {
+            let key = (rand::random(), rand::random());
+            let (ttl, absent_ttl) = (settings.ttl.as_secs(), settings.absent_ttl.as_secs());
+            location::Map::new(settings.entries, ttl, absent_ttl, u64::from(settings.control) * 10, key)
+        });
+        Snapshot { config, identity, pools, turns: Arc::default(), location, started: Instant::now() }
     }
 
     /// Time since the process began to serve; the clock of all health.
     pub fn now(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// The targets by number, under names that a later process may know them by.
+    pub fn target_names(&self) -> Vec<String> {
+        let nodes = self.config.pools.iter().flat_map(|pool| &pool.nodes);
+        let stores = self.config.stores.iter();
+        let nodes = nodes.map(|node| (node.target, format!("node {}", node.address)));
+        let stores =
+            stores.map(|store| (store.target, format!("store {} {} {}", store.address, store.bucket, store.prefix)));
+        let mut named: Vec<_> = nodes.chain(stores).collect();
+        named.sort();
+        named.dedup_by_key(|(target, _)| *target);
+        named.into_iter().map(|(_, name)| name).collect()
     }
 
     /// Judges the address of a request that carries no mark of ours. `local` is our own end of its connection.

@@ -40,6 +40,8 @@ pub struct Trip {
     pub misshapen: Option<&'static str>,
     /// Who cut the answer short: `upstream`, `client` or `deadline`.
     pub aborted: Option<&'static str>,
+    /// `nowhere` when the location map answered, and nobody was asked.
+    pub located: Option<&'static str>,
     /// Body bytes sent to the client.
     pub sent: u64,
     /// Body bytes that came from a store.

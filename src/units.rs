@@ -40,7 +40,7 @@ impl Scalar for bool {
 impl Scalar for u32 {
     const KIND: &'static str = "integer";
     fn parse(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|_| "write a whole number, 0 or more".into())
+        text.replace('_', "").parse().map_err(|_| "write a whole number, 0 or more".into())
     }
 }
 

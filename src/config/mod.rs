@@ -34,6 +34,7 @@ pub struct Config {
     /// `None` is standard output.
     pub access_path: Option<PathBuf>,
     pub admin: Option<SocketAddr>,
+    pub location: Option<Location>,
     pub listeners: Vec<Listener>,
     pub pools: Vec<Pool>,
     pub stores: Vec<Store>,
@@ -45,6 +46,18 @@ pub struct Config {
 pub struct Identity {
     pub name: Option<String>,
     pub mark_key: Option<Secret>,
+}
+
+/// The location map's bounds.
+#[derive(Clone, Debug)]
+pub struct Location {
+    pub entries: usize,
+    pub ttl: Duration,
+    pub absent_ttl: Duration,
+    /// In percent of all paths.
+    pub control: u32,
+    pub file: Option<PathBuf>,
+    pub save_every: Duration,
 }
 
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
-use serde_saphyr::{Location, Spanned};
+use serde_saphyr::{Location as Place, Spanned};
 
 use crate::units::{Bytes, HostPort, Network, Scalar, Status};
 
@@ -30,6 +30,8 @@ pub struct File {
     pub log: Option<Log>,
     /// The admin listener: `/metrics`, `/healthz`, `/readyz`. Default: none.
     pub admin: Option<Admin>,
+    /// Remembers which target had which path. Default: nothing is remembered; `location: {}` turns it on.
+    pub location: Option<Location>,
     /// Addresses on which clients are accepted. At least one.
     #[schemars(length(min = 1))]
     pub listeners: Vec<Listener>,
@@ -73,6 +75,25 @@ pub struct AccessLog {
     pub format: Option<Field<AccessFormat>>,
     /// A file to append to, or `-` for standard output. Default `-`.
     pub path: Option<Field<String>>,
+}
+
+/// The location map: it chooses whom to ask first, from whom had a path last time.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Location {
+    /// Paths remembered, at 16 bytes each. Default 1000000.
+    pub entries: Option<Field<u32>>,
+    /// How long it is remembered who has a path and who lacks it. Default 1h, at most 24h.
+    pub ttl: Option<Field<Duration>>,
+    /// How long a path that every source said is absent is answered 404 without asking. A file that is put
+    /// there meanwhile is not seen for that long. Default 30s; 0s turns it off.
+    pub absent_ttl: Option<Field<Duration>>,
+    /// Percentage of paths that ignore what is remembered, so that the gain can be measured. Default 1.
+    pub control: Option<Field<u32>>,
+    /// A file in which the map outlives a restart. Default: none.
+    pub file: Option<Field<String>>,
+    /// How often it is saved, besides at the end. Default 5m.
+    pub save_every: Option<Field<Duration>>,
 }
 
 /// The admin listener.
@@ -379,7 +400,7 @@ impl<T: Scalar> Field<T> {
         &self.spanned.value
     }
 
-    pub fn at(&self) -> Location {
+    pub fn at(&self) -> Place {
         self.spanned.referenced
     }
 

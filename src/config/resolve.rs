@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_credential_types::Credentials;
-use serde_saphyr::Location;
+use serde_saphyr::Location as Place;
 
 use super::load::{Problem, nearest};
 use super::model::{self, Addressing, Field, File, SecretRef};
 use super::{
-    Bounds, Config, Health, Identity, Listener, Node, Pool, Protocol, Route, Secret, Store, Surroundings, TlsFiles,
+    Bounds, Config, Health, Identity, Listener, Location, Node, Pool, Protocol, Route, Secret, Store, Surroundings,
+    TlsFiles,
 };
 use crate::fallback::{Plan, Stage};
 use crate::health::Thresholds;
@@ -71,10 +72,34 @@ impl Resolver<'_> {
             access_format: self.value(access.and_then(|access| access.format.as_ref()), model::AccessFormat::Json),
             access_path: (access_path != "-").then(|| PathBuf::from(access_path)),
             admin: file.admin.as_ref().map(|admin| self.address(&admin.address)),
+            location: file.location.as_ref().map(|location| self.location(location)),
             listeners,
             pools,
             stores,
             routes,
+        }
+    }
+
+    fn location(&mut self, location: &model::Location) -> Location {
+        let ttl = self.time(location.ttl.as_ref(), secs(3600));
+        if let Some(field) = &location.ttl
+            && ttl > secs(24 * 3600)
+        {
+            self.bad(field, "longer than a day", "write 24h or less");
+        }
+        let absent_ttl = self.value(location.absent_ttl.as_ref(), secs(30));
+        if let Some(field) = &location.absent_ttl
+            && absent_ttl > ttl
+        {
+            self.bad(field, "longer than `ttl`", "write less than `ttl`");
+        }
+        Location {
+            entries: self.count(location.entries.as_ref(), 1_000_000, 1, 1_000_000_000),
+            ttl,
+            absent_ttl,
+            control: u32::try_from(self.count(location.control.as_ref(), 1, 0, 100)).unwrap_or(1),
+            file: location.file.as_ref().map(|file| PathBuf::from(file.text())),
+            save_every: self.time(location.save_every.as_ref(), secs(300)),
         }
     }
 
@@ -318,7 +343,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn credentials_from_env(&mut self, place: Location, name: &str) -> Option<Credentials> {
+    fn credentials_from_env(&mut self, place: Place, name: &str) -> Option<Credentials> {
         let variable = self.surroundings.variable;
         match (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY")) {
             (Some(access), Some(secret)) => {

@@ -13,7 +13,8 @@ pub use node::{Endpoint, Node};
 
 use crate::config;
 use crate::health::{Change, Signal};
-use crate::hop::Visited;
+use crate::hop::{TargetId, Visited};
+use crate::location::Mark;
 use crate::metrics::Metrics;
 use crate::via::Identity;
 
@@ -45,15 +46,16 @@ impl Pool {
         &self.config.name
     }
 
-    /// The next node to ask: up and free before up and full before down; by weight among equals.
-    pub fn pick(&self, visited: &Visited, now: Duration) -> Option<&Arc<Node>> {
+    /// The next node to ask: up and free before up and full before down; by weight among equals. `hint`
+    /// puts nodes that have the file before those that may, and these before those that lack it.
+    pub fn pick(&self, visited: &Visited, now: Duration, hint: impl Fn(TargetId) -> Mark) -> Option<&Arc<Node>> {
         let mut robin = self.robin.lock().unwrap_or_else(PoisonError::into_inner);
         let Robin { totals, candidates } = &mut *robin;
         candidates.clear();
         let mut best = None;
         for (i, node) in self.nodes.iter().enumerate().filter(|(_, node)| !visited.contains(node.target)) {
             // Read once: health and places change under our eyes.
-            let rank = (!node.is_up(now), node.gate.is_full());
+            let rank = (!node.is_up(now), node.gate.is_full(), hint(node.target));
             if best.is_none_or(|best| rank < best) {
                 best = Some(rank);
                 candidates.clear();
@@ -117,7 +119,9 @@ mod tests {
     }
 
     fn picks(pool: &Pool, n: usize) -> String {
-        (0..n).map(|_| pool.pick(&Visited::default(), Duration::ZERO).unwrap().name.clone()).collect()
+        (0..n)
+            .map(|_| pool.pick(&Visited::default(), Duration::ZERO, |_| Mark::Unknown).unwrap().name.clone())
+            .collect()
     }
 
     const THREE: &str = "{ name: a, address: \"127.0.0.1:1\", weight: 5 }, { name: b, address: \"127.0.0.1:2\" }, { name: c, address: \"127.0.0.1:3\" }";
@@ -145,12 +149,35 @@ mod tests {
         }
         let mut visited = Visited::default();
         let mut order = String::new();
-        while let Some(node) = pool.pick(&visited, Duration::ZERO) {
+        while let Some(node) = pool.pick(&visited, Duration::ZERO, |_| Mark::Unknown) {
             order.push_str(&node.name);
             assert!(visited.insert(node.target));
         }
         assert_eq!(order, "bca");
         assert_eq!(metrics.node_up.with_label_values(&["p", "a"]).get(), 0);
+    }
+
+    #[test]
+    fn a_hint_orders_the_nodes_that_are_up() {
+        let (pool, metrics) = pool(THREE);
+        let c_has_a_lacks = |target: TargetId| match target.0 {
+            2 => Mark::Has,
+            0 => Mark::Lacks,
+            _ => Mark::Unknown,
+        };
+        let order = |pool: &Pool| {
+            let (mut visited, mut order) = (Visited::default(), String::new());
+            while let Some(node) = pool.pick(&visited, Duration::ZERO, c_has_a_lacks) {
+                order.push_str(&node.name);
+                assert!(visited.insert(node.target));
+            }
+            order
+        };
+        assert_eq!(order(&pool), "cba");
+        for _ in 0..3 {
+            pool.observe(&pool.nodes[2], Signal::RequestFailed, Duration::ZERO, &metrics);
+        }
+        assert_eq!(order(&pool), "bac", "a node that is down is last whatever it has");
     }
 
     #[test]

@@ -68,6 +68,7 @@ fn full_yaml_states_the_true_defaults() {
     let bare = r#"
 identity: { name: hopfall-1, mark_key: "${HOPFALL_MARK_KEY}" }
 admin: { address: "127.0.0.1:9090" }
+location: {}
 listeners:
   - { name: web, address: "0.0.0.0:8080", route: images }
   - name: web-tls

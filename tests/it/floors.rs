@@ -4,11 +4,11 @@ use std::path::Path;
 
 const FLOORS: &[(u32, &[&str])] = &[
     (0, &["units", "hop"]),
-    (1, &["fallback", "framing", "health", "headers", "s3", "shape", "trip", "via"]),
+    (1, &["fallback", "framing", "health", "location", "headers", "s3", "shape", "trip", "via"]),
     (2, &["config"]),
     (3, &["metrics", "pool", "snapshot"]),
     (4, &["origin"]),
-    (5, &["chain", "probe", "access_log", "edge", "tls", "admin"]),
+    (5, &["chain", "probe", "keep", "access_log", "edge", "tls", "admin"]),
     (6, &["proxy"]),
     (7, &["server", "cli", "demo", "main", "lib"]),
 ];
@@ -19,6 +19,9 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("pool", "metrics"),  // a node counts what happens to it
     ("snapshot", "metrics"),
     ("probe", "chain"),   // checks run against the chain's own nodes and stores
+    ("admin", "chain"),   // purges, and tells the map's size
+    ("keep", "chain"),    // saves the chain's own map
+    ("probe", "keep"),    // at its interval
     ("admin", "edge"),    // tells the connection when a request begins and ends
     ("trip", "fallback"), // a trip is a list of outcomes
     ("s3", "fallback"),   // an S3 answer is an outcome

@@ -14,6 +14,7 @@ mod floors;
 mod harness;
 mod hostile;
 mod junk;
+mod location;
 mod loops;
 mod native;
 mod s3;

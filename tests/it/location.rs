@@ -1,0 +1,163 @@
+//! The location map: who had a path is asked first, and what nobody has is not asked again at once.
+
+use crate::support::fleet::Fleet;
+use crate::support::hopfall::{self, Hopfall};
+use crate::support::nginx::Nginx;
+use crate::support::wait::{PATIENCE, wait_until};
+
+/// "lean" holds nothing; "full" holds dog.jpg; the bucket holds fox.jpg.
+fn fleet(bucket: &str, location: &str) -> (Nginx, Nginx, Fleet) {
+    let (lean, full) = (Nginx::with_files(&[]), Nginx::with_files(&[("dog.jpg", b"woof")]));
+    let s3 = crate::support::seaweed::Seaweed::shared();
+    s3.bucket(bucket).put(bucket, "fox.jpg", b"ring", "image/jpeg");
+    let fleet = Fleet::new().node("lean", lean.addr()).node("full", full.addr()).s3(bucket).top(location);
+    (lean, full, fleet)
+}
+
+fn s3_asked(hopfall: &Hopfall) -> f64 {
+    hopfall.metrics().sum("hopfall_attempts_total", &[("node", "s3")])
+}
+
+#[test]
+fn the_holder_is_asked_first() {
+    let (lean, full, fleet) = fleet("located", "location: { control: 0 }");
+    let hopfall = fleet.start();
+    for _ in 0..20 {
+        assert_eq!(hopfall.get("/dog.jpg").text(), "woof");
+        assert_eq!(hopfall.get("/fox.jpg").text(), "ring");
+        assert_eq!(hopfall.head("/fox.jpg").status, 200);
+    }
+    assert!(lean.requests_for("/dog.jpg").len() <= 1, "asked again of a node that lacks it");
+    assert_eq!(full.requests_for("/dog.jpg").len(), 20);
+    for node in [&lean, &full] {
+        assert_eq!(node.requests_for("/fox.jpg").len(), 1, "nodes that lack it are passed over");
+    }
+    let metrics = hopfall.metrics();
+    assert!(metrics.value("hopfall_location_lookups_total", &[("result", "hit")]) >= 57.0);
+    assert_eq!(metrics.value("hopfall_location_lookups_total", &[("result", "wrong")]), 0.0);
+    assert_eq!(metrics.value("hopfall_location_entries", &[]), 2.0);
+    let per_request = metrics.value("hopfall_location_attempts_total", &[("group", "hinted")])
+        / metrics.value("hopfall_location_requests_total", &[("group", "hinted")]);
+    assert!(per_request < 1.1, "{per_request} attempts per request");
+}
+
+#[test]
+fn a_wrong_hint_costs_a_hop_and_never_the_answer() {
+    let (lean, full, fleet) = fleet("moved", "location: { control: 0 }");
+    let hopfall = fleet.start();
+    assert_eq!(hopfall.get("/dog.jpg").status, 200);
+    // It moves to the other node, and the cold one moves to a node.
+    full.remove("dog.jpg");
+    lean.put("dog.jpg", b"woof");
+    for _ in 0..5 {
+        assert_eq!(hopfall.get("/dog.jpg").text(), "woof");
+    }
+    assert!(full.requests_for("/dog.jpg").len() <= 2);
+    assert_eq!(hopfall.metrics().value("hopfall_location_lookups_total", &[("result", "wrong")]), 1.0);
+
+    crate::support::seaweed::Seaweed::shared().delete("moved", "fox.jpg");
+    assert_eq!(hopfall.get("/fox.jpg").status, 404);
+    lean.put("fox.jpg", b"ring");
+    hopfall.get("/fox.jpg");
+}
+
+#[test]
+fn nowhere_is_answered_from_the_map_for_a_short_time() {
+    let (lean, full, fleet) = fleet("nowhere", "location: { control: 0, ttl: 1h, absent_ttl: 3s }");
+    let hopfall = fleet.start();
+    for _ in 0..10 {
+        let answer = hopfall.get("/none.jpg");
+        assert_eq!((answer.status, answer.header("cache-control")), (404, Some("max-age=10")));
+    }
+    assert_eq!((lean.requests().len(), full.requests().len()), (1, 1));
+    assert_eq!(hopfall.metrics().value("hopfall_location_lookups_total", &[("result", "nowhere")]), 9.0);
+    assert!(hopfall.wait_for_access_log(10).iter().any(|line| line["location"] == "nowhere"));
+    // A file put there is seen once the time is over.
+    lean.put("none.jpg", b"here");
+    wait_until("it is seen", PATIENCE, || hopfall.get("/none.jpg").status == 200);
+}
+
+#[test]
+fn what_could_not_be_asked_is_never_nowhere() {
+    let (lean, mut full) = (Nginx::with_files(&[]), Nginx::with_files(&[("dog.jpg", b"woof")]));
+    let hopfall =
+        Fleet::new().node("lean", lean.addr()).node("full", full.addr()).top("location: { control: 0 }").start();
+    full.kill();
+    for _ in 0..5 {
+        assert_eq!(hopfall.get("/dog.jpg").status, 503);
+    }
+    full.restart();
+    wait_until("it is found", PATIENCE, || hopfall.get("/dog.jpg").status == 200);
+}
+
+#[test]
+fn an_upload_or_a_purge_makes_it_ask_again() {
+    let (lean, _full, fleet) = fleet("purged", "location: { control: 0 }");
+    let hopfall = fleet.start();
+    assert_eq!(hopfall.get("/a/none.jpg").status, 404);
+    lean.put("a/none.jpg", b"here");
+    assert_eq!(hopfall.get("/a/none.jpg").status, 404, "the map answers");
+    // (The node refuses the upload; that there was one is what counts.)
+    hopfall.connect().upload("PUT", "/a/none.jpg", &[], b"x").response();
+    assert_eq!(hopfall.get("/a/none.jpg").status, 200);
+
+    let yaml = format!(
+        "listeners: [{{ name: w, address: \"127.0.0.1:0\", route: r }}]\nroutes: {{ r: {{ chain: [p] }} }}\n\
+         pools: {{ p: {{ nodes: [{{ name: a, address: \"127.0.0.1:1\" }}] }} }}\nadmin: {{ address: \"{}\" }}\n",
+        hopfall.admin()
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("hopfall.yaml");
+    std::fs::write(&file, yaml).unwrap();
+    let file = file.to_str().unwrap();
+    for (path, arguments) in
+        [("/b/x", vec!["purge", "/b/x", "-c", file]), ("/c/x", vec!["purge", "/c/", "--prefix", "-c", file])]
+    {
+        assert_eq!(hopfall.get(path).status, 404);
+        lean.put(path.trim_start_matches('/'), b"here");
+        assert_eq!(hopfall.get(path).status, 404);
+        let ran = hopfall::command(&arguments);
+        assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);
+        assert!(ran.stdout.starts_with("forgotten: "), "{}", ran.stdout);
+        assert_eq!(hopfall.get(path).status, 200, "{path}");
+    }
+    assert_eq!(hopfall::command(&["purge", "no-slash", "-c", file]).code, Some(2));
+}
+
+#[test]
+fn the_map_outlives_a_restart_and_a_torn_file_does_not_matter() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("location");
+    let (lean, full, fleet) = fleet("kept", &format!("location: {{ control: 0, file: \"{}\" }}", file.display()));
+    let mut hopfall = fleet.start();
+    assert_eq!(hopfall.get("/fox.jpg").status, 200);
+    assert_eq!(hopfall.terminate(), Some(0));
+    assert!(file.exists());
+    let asked = lean.requests_for("/fox.jpg").len() + full.requests_for("/fox.jpg").len();
+
+    let mut hopfall = fleet.start();
+    hopfall.wait_for_log("knows 1 paths from before");
+    assert_eq!(hopfall.get("/fox.jpg").status, 200);
+    let again = lean.requests_for("/fox.jpg").len() + full.requests_for("/fox.jpg").len();
+    assert_eq!(again, asked, "the nodes are known to lack it");
+    assert_eq!(s3_asked(&hopfall), 1.0);
+    hopfall.terminate();
+
+    let bytes = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &bytes[..bytes.len() - 3]).unwrap();
+    let hopfall = fleet.start();
+    hopfall.wait_for_log("is ignored: it is torn");
+    assert_eq!(hopfall.get("/fox.jpg").status, 200);
+}
+
+#[test]
+fn the_control_group_is_asked_as_if_nothing_were_known() {
+    let (lean, full, fleet) = fleet("control", "location: { control: 100 }");
+    let hopfall = fleet.start();
+    for _ in 0..10 {
+        assert_eq!(hopfall.get("/fox.jpg").status, 200);
+    }
+    assert_eq!((lean.requests().len(), full.requests().len()), (10, 10));
+    let attempts = hopfall.metrics().value("hopfall_location_attempts_total", &[("group", "control")]);
+    assert_eq!(attempts, 30.0);
+}
