@@ -233,6 +233,12 @@ static void send_request(struct slot *s, uint64_t due) {
     if (c->connected) flush(c);
 }
 
+static void arm(void) {
+    uint64_t due = started + (uint64_t)((double)issued * 1e9 / opt.rate);
+    struct itimerspec t = {.it_value = {(time_t)(due / 1000000000u), (long)(due % 1000000000u)}};
+    if (timerfd_settime(timer, TFD_TIMER_ABSTIME, &t, NULL)) die("timerfd_settime");
+}
+
 static int may_issue(void) {
     if (opt.requests && issued >= opt.requests) return 0;
     return !ends || now_ns() < ends;
@@ -251,8 +257,8 @@ static void next_for(struct slot *s) {
     uint64_t due = started + (uint64_t)((double)issued * 1e9 / opt.rate);
     if (issued < opt.requests && due <= now_ns())
         send_request(s, due);
-    else
-        idle[idle_count++] = s;
+    else if (idle[idle_count++] = s, idle_count == 1)
+        arm();
 }
 
 static void finish(struct slot *s, int failed) {
@@ -470,12 +476,6 @@ static void on_event(struct conn *c, uint32_t events) {
     if (c->fd >= 0 && c->tls && c->out_at < c->out_end) flush(c); /* the handshake went on */
 }
 
-static void arm(void) {
-    uint64_t due = started + (uint64_t)((double)issued * 1e9 / opt.rate);
-    struct itimerspec t = {.it_value = {(time_t)(due / 1000000000u), (long)(due % 1000000000u)}};
-    if (timerfd_settime(timer, TFD_TIMER_ABSTIME, &t, NULL)) die("timerfd_settime");
-}
-
 static void issue_due(void) {
     uint64_t now = now_ns();
     while (idle_count && issued < opt.requests) {
@@ -615,7 +615,7 @@ int main(int argc, char **argv) {
         wait_for_events(100);
         if (now_ns() > limit) {
             fprintf(stderr, "load: out of time with %llu requests in flight\n", (unsigned long long)in_flight);
-            errors += in_flight;
+            errors += in_flight + (opt.rate > 0 ? opt.requests - issued : 0);
             break;
         }
     }

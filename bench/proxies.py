@@ -53,7 +53,7 @@ class Proxy(Server):
 class Hopfall(Proxy):
     NAME = "hopfall"
     DOORS = ("web", "first", "tls")
-    ENV = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "HOPFALL_BENCH": "1"}
+    ENV = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench"}
 
     # from_nodes: trust, because clients and nodes share 127.0.0.1 here (conf/full.yaml).
     CONFIG = """\
@@ -268,6 +268,14 @@ class Varnish(Proxy):
         "access-log": "logs in a second process (varnishncsa)",
     }
 
+    # What Varnish logs for each request unless told otherwise.
+    LOGGED = (
+        "Begin End Link SessOpen SessClose Timestamp VCL_call VCL_return VCL_use Fetch_Body Storage Filters TTL Length "
+        "ReqStart ReqMethod ReqURL ReqProtocol ReqHeader ReqUnset ReqAcct RespProtocol RespStatus RespReason RespHeader "
+        "RespUnset BereqMethod BereqURL BereqProtocol BereqHeader BereqUnset BereqAcct BerespProtocol BerespStatus "
+        "BerespReason BerespHeader BerespUnset BackendOpen BackendReuse BackendClose"
+    ).split()
+
     # return (pass): the bench compares the hop, not the cache.
     VCL = """\
 vcl 4.1;
@@ -307,7 +315,7 @@ sub vcl_backend_response {{
             "thread_pool_max": 1000,
             "listen_depth": 4096,
             "feature": "+http2",
-            "vsl_mask": "none",  # its log in shared memory is its access log
+            "vsl_mask": ",".join(f"-{tag}" for tag in self.LOGGED),  # its log in shared memory is its access log
             "timeout_idle": 300,
         }
         return [

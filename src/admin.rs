@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::chain::{Chain, unix_now};
 use crate::edge::Connection;
+use crate::framing::Body;
 
 pub struct Admin {
     pub chain: Arc<Chain>,
@@ -23,7 +24,7 @@ impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         if let Some(connection) = Connection::of(session.stream()) {
             // A body, which nothing here reads, closes the connection.
-            let _ = connection.begin_request(false);
+            let _ = connection.begin_request(Body::Length(0));
         }
         let response = self.answer(session);
         if let Some(connection) = Connection::of(session.stream()) {

@@ -84,7 +84,7 @@ impl Chain {
             .config
             .stores
             .iter()
-            .map(|store| (store.target, Arc::new(S3Origin::new(store, &metrics))))
+            .map(|store| (store.target, Arc::new(S3Origin::new(store, &snapshot.identity, &metrics))))
             .collect();
         Chain { snapshot, metrics, nodes, stores, reported: Mutex::default() }
     }
@@ -125,7 +125,7 @@ impl Chain {
             search.ask_stores_only();
         }
         loop {
-            let turn = match self.reserve(&search, request, &hints, ask.deadline).await {
+            let turn = match self.reserve(&mut search, request, &hints, ask.deadline).await {
                 Ok(turn) => turn,
                 Err(points_back) => {
                     self.report_loop(points_back, Certain::Perhaps, trip);
@@ -225,16 +225,16 @@ impl Chain {
     /// its answer's head is there. The error is the name of the node that keeps everybody waiting.
     async fn reserve(
         &self,
-        search: &Search<&Plan>,
+        search: &mut Search<&Plan>,
         request: &Request<'_>,
         hints: &Hints<'_>,
         deadline: Instant,
     ) -> std::result::Result<Option<Turn>, &str> {
         let Caller::Neighbour = request.caller else { return Ok(None) };
-        let Some(pool) = search.pool().and_then(|pool| self.snapshot.pools.get(pool)) else { return Ok(None) };
         let turns = &self.snapshot.turns;
         let path = turns.path(request.target);
         while Instant::now() < deadline {
+            let Some(pool) = search.pool().and_then(|pool| self.snapshot.pools.get(pool)) else { break };
             let mut passed = search.visited().clone();
             let mut busy = Vec::new();
             while let Some(node) = pool.pick(&passed, self.snapshot.now(), |target| hints.of(target)) {
@@ -250,7 +250,9 @@ impl Chain {
                 }
             }
             if busy.is_empty() {
-                break;
+                // All of this pool's nodes are visited.
+                search.leave_pool();
+                continue;
             }
             if let Waited::PointsBack(node) = turns.wait(&busy, path).await {
                 return Err(self.name_of(node));
@@ -319,6 +321,9 @@ impl Chain {
         let mut fields = headers::for_client(&answer.head().headers, from_store);
         let status = answer.status();
         let bodiless = *request.method == Method::HEAD || matches!(status, 204 | 304);
+        if status == 204 {
+            fields.remove(header::CONTENT_LENGTH);
+        }
         if !bodiless && !fields.contains_key(header::CONTENT_LENGTH) {
             match request.version {
                 Version::HTTP_11 => {

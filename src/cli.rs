@@ -157,6 +157,7 @@ fn post_purge(admin: std::net::SocketAddr, path: &str, prefix: bool) -> std::io:
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {
+    raise_file_limit(&config);
     let runtime = runtime(config.threads)?;
     let served = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
@@ -181,6 +182,19 @@ fn serve(config: Config) -> anyhow::Result<()> {
     // What still runs has had its time.
     runtime.shutdown_background();
     served
+}
+
+/// Every connection is a file, and so is every one to a node.
+fn raise_file_limit(config: &Config) {
+    let wanted: usize = config.listeners.iter().map(|listener| 2 * listener.max_connections).sum::<usize>() + 1024;
+    let wanted = u64::try_from(wanted).unwrap_or(u64::MAX);
+    match rlimit::increase_nofile_limit(wanted) {
+        Ok(limit) if limit < wanted => warn!(
+            "at most {limit} files may be open, and `max_connections` may need {wanted}: raise the limit (LimitNOFILE, ulimit -n) or lower `max_connections`"
+        ),
+        Ok(_) => {}
+        Err(error) => warn!("the limit of open files cannot be raised: {error}"),
+    }
 }
 
 /// The worker threads; 0 means one per core.

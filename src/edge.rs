@@ -31,7 +31,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 
-use crate::framing::{Malformed, Watch};
+use crate::framing::{Body, Malformed, Watch};
 use crate::metrics::Metrics;
 
 /// The bounds of a listener's connections.
@@ -120,6 +120,10 @@ impl<A: ServerApp + Send + Sync + 'static> Edge<A> {
         if let Err(error) = socket.set_nodelay(true) {
             debug!("{peer}: TCP_NODELAY: {error}");
         }
+        // Else the kernel takes megabytes for a slow client, and its socket looks stalled while it reads on.
+        if let Err(error) = socket2::SockRef::from(&socket).set_tcp_notsent_lowat(NOT_SENT) {
+            debug!("{peer}: TCP_NOTSENT_LOWAT: {error}");
+        }
         let socket = Socket::new(socket, peer);
         let aborted = socket.aborted.clone();
         let (wire, alpn) = match &self.tls {
@@ -143,6 +147,9 @@ impl<A: ServerApp + Send + Sync + 'static> Edge<A> {
         }
     }
 }
+
+/// Bytes that may wait in the kernel before a socket is no longer writable.
+const NOT_SENT: u32 = 128 * 1024;
 
 /// Counts a connection while it lives.
 struct Open(IntGauge);
@@ -246,20 +253,18 @@ impl Connection {
         stream?.as_any().downcast_ref()
     }
 
-    /// The head is complete and the request is being served. Gives the bytes of the head as they came, and
-    /// what came with them; nothing when they came with the request before.
+    /// The head is complete and the request is being served. Gives the bytes of the head as they came.
     ///
     /// # Errors
     /// When the request has a chunked body whose beginning is malformed, or was not seen.
-    pub fn begin_request(&self, chunked: bool) -> Result<Vec<u8>, Malformed> {
+    pub fn begin_request(&self, body: Body) -> Result<Vec<u8>, Malformed> {
         self.enter(Phase::Serving);
-        self.watch().begin_body(None, chunked)
+        self.watch().begin_body(None, body)
     }
 
     /// The request is answered; the next one may take the idle time to begin.
     pub fn end_request(&self) {
         self.enter(Phase::Idle);
-        *self.watch() = Watch::new();
         *self.until.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 

@@ -315,9 +315,14 @@ impl<P: Deref<Target = Plan>> Search<P> {
     /// The pool that `next` would ask, if it is a pool's turn and it may be asked.
     pub fn pool(&self) -> Option<usize> {
         match self.plan.stages.get(self.stage) {
-            Some(Stage::Pool(pool)) if !self.stores_only => Some(*pool),
+            Some(Stage::Pool(pool)) if !self.stores_only && self.preferred.is_none() => Some(*pool),
             _ => None,
         }
+    }
+
+    /// Goes on to the next link: this pool has nobody left to ask.
+    pub fn leave_pool(&mut self) {
+        self.stage += 1;
     }
 
     pub fn visited(&self) -> &Visited {

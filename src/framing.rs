@@ -4,15 +4,29 @@
 //! cut short would be presented as whole. So the bytes of a chunked body are also held against RFC 9112
 //! §7.1 as they arrive, and a body that breaks it is an I/O error before Pingora sees its end.
 
-/// What was seen of one connection since the last message began.
+/// Follows one direction of a connection, message by message.
 #[derive(Debug)]
 pub enum Watch {
     /// A head is being read; its bytes are kept, because a body may begin among them.
     Head(Vec<u8>),
+    /// A body of this many more bytes.
+    Length(u64),
     Chunked(Chunks),
-    /// Nothing that needs watching.
+    /// Nothing that can be followed: a tunnel, or a body that the connection's end delimits.
     Nothing,
 }
+
+/// How a message's body is delimited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    Length(u64),
+    Chunked,
+    /// By the end of the connection.
+    UntilClose,
+}
+
+/// Most bytes kept of a head. Pingora's own bound is as large.
+const MOST_HEAD: usize = 2 << 20;
 
 /// The framing is broken: what came can be no whole message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,31 +46,66 @@ impl Watch {
     /// Takes in bytes as they are read.
     ///
     /// # Errors
-    /// When they break the chunked framing that they belong to.
-    pub fn saw(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
-        match self {
-            Watch::Head(kept) => kept.extend_from_slice(bytes),
-            Watch::Chunked(chunks) => chunks.feed(bytes)?,
-            Watch::Nothing => {}
+    /// When they break the chunked framing that they belong to, or a head grows beyond all bounds.
+    pub fn saw(&mut self, mut bytes: &[u8]) -> Result<(), Malformed> {
+        while !bytes.is_empty() {
+            match self {
+                Watch::Head(kept) if kept.len() + bytes.len() > MOST_HEAD => return Err(Malformed),
+                Watch::Head(kept) => {
+                    kept.extend_from_slice(bytes);
+                    return Ok(());
+                }
+                Watch::Length(left) => {
+                    let passed = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                    *left -= passed as u64;
+                    bytes = &bytes[passed..];
+                    if *left == 0 {
+                        *self = Watch::new();
+                    }
+                }
+                Watch::Chunked(chunks) => {
+                    bytes = chunks.feed(bytes)?;
+                    if chunks.is_done() {
+                        *self = Watch::new();
+                    }
+                }
+                Watch::Nothing => return Ok(()),
+            }
         }
         Ok(())
     }
 
-    /// The head is complete and `length` bytes long. Gives what was kept of it and of what follows.
+    /// The head that was read is complete, and `body` follows. `length` is the head's where the caller knows
+    /// it, with all interim ones. Gives the bytes of the head.
     ///
     /// # Errors
     /// When a chunked body begins that is malformed, or whose first bytes were not seen here.
-    pub fn begin_body(&mut self, length: Option<usize>, chunked: bool) -> Result<Vec<u8>, Malformed> {
-        let Watch::Head(kept) = std::mem::replace(self, Watch::Nothing) else {
-            return if chunked { Err(Malformed) } else { Ok(Vec::new()) };
+    pub fn begin_body(&mut self, length: Option<usize>, body: Body) -> Result<Vec<u8>, Malformed> {
+        let kept = match std::mem::replace(self, Watch::Nothing) {
+            Watch::Head(kept) => kept,
+            _ => Vec::new(),
         };
-        if chunked {
-            let end = length.or_else(|| head_end(&kept)).ok_or(Malformed)?;
-            let mut chunks = Chunks::default();
-            chunks.feed(kept.get(end..).ok_or(Malformed)?)?;
-            *self = Watch::Chunked(chunks);
+        let end = length.or_else(|| head_end(&kept)).filter(|end| *end <= kept.len());
+        let Some(end) = end else {
+            return if body == Body::Chunked { Err(Malformed) } else { Ok(Vec::new()) };
+        };
+        *self = match body {
+            Body::Length(0) => Watch::new(),
+            Body::Length(left) => Watch::Length(left),
+            Body::Chunked => Watch::Chunked(Chunks::default()),
+            Body::UntilClose => Watch::Nothing,
+        };
+        self.saw(&kept[end..])?;
+        let mut head = kept;
+        head.truncate(end);
+        Ok(head)
+    }
+
+    /// Drops the first `length` bytes of the head being read: an interim one that is over.
+    pub fn drop_interim(&mut self, length: usize) {
+        if let Watch::Head(kept) = self {
+            kept.drain(..length.min(kept.len()));
         }
-        Ok(kept)
     }
 }
 
@@ -71,7 +120,7 @@ pub fn head_end(bytes: &[u8]) -> Option<usize> {
     bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4)
 }
 
-/// A chunked body (RFC 9112 §7.1) as it passes by. After its end nothing is checked.
+/// A chunked body (RFC 9112 §7.1) as it passes by.
 #[derive(Debug, Default)]
 pub struct Chunks {
     state: State,
@@ -109,7 +158,8 @@ enum State {
 const DIGITS: u8 = 15;
 
 impl Chunks {
-    fn feed(&mut self, mut bytes: &[u8]) -> Result<(), Malformed> {
+    /// Gives what follows the body's end.
+    fn feed<'a>(&mut self, mut bytes: &'a [u8]) -> Result<&'a [u8], Malformed> {
         while let Some((&byte, rest)) = bytes.split_first() {
             if let State::Data { left } = self.state {
                 let passed = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
@@ -118,13 +168,17 @@ impl Chunks {
                 self.state = if left == 0 { State::DataCr } else { State::Data { left } };
                 continue;
             }
-            if self.state == State::Done {
-                return Ok(());
+            if self.is_done() {
+                return Ok(bytes);
             }
             self.state = self.step(byte).ok_or(Malformed)?;
             bytes = rest;
         }
-        Ok(())
+        Ok(bytes)
+    }
+
+    fn is_done(&self) -> bool {
+        self.state == State::Done
     }
 
     fn step(&self, byte: u8) -> Option<State> {
@@ -199,13 +253,31 @@ mod tests {
     fn a_body_that_begins_beside_its_head_is_watched_from_its_first_byte() {
         let mut watch = Watch::new();
         watch.saw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe").unwrap();
-        assert!(watch.begin_body(None, true).is_ok());
+        assert!(watch.begin_body(None, Body::Chunked).is_ok());
         assert!(watch.saw(b"llo\r\n").is_ok());
         assert!(watch.saw(b"\r\n").is_err());
 
         let mut late = Watch::Nothing;
-        assert!(late.begin_body(None, true).is_err(), "what was not seen cannot be vouched for");
-        assert!(late.begin_body(None, false).is_ok());
+        assert!(late.begin_body(None, Body::Chunked).is_err(), "what was not seen cannot be vouched for");
+        assert!(late.begin_body(None, Body::Length(0)).is_ok());
+    }
+
+    #[test]
+    fn messages_that_come_in_one_piece_are_told_apart() {
+        const ALL: &[u8] = b"GET /1 HTTP/1.1\r\n\r\nPOST /2 HTTP/1.1\r\n\r\nhelloPOST /3 HTTP/1.1\r\n\r\n0\r\n\r\nGET /4 HTTP/1.1\r\n\r\n";
+        for piece in [1, 3, 10, 1000] {
+            let mut watch = Watch::new();
+            let mut pieces = ALL.chunks(piece);
+            let mut heads = Vec::new();
+            for body in [Body::Length(0), Body::Length(5), Body::Chunked, Body::Length(0)] {
+                while !matches!(&watch, Watch::Head(kept) if head_end(kept).is_some()) {
+                    watch.saw(pieces.next().unwrap()).unwrap();
+                }
+                let head = watch.begin_body(None, body).unwrap();
+                heads.push(String::from_utf8(head).unwrap().split(' ').nth(1).unwrap().to_owned());
+            }
+            assert_eq!(heads, ["/1", "/2", "/3", "/4"], "in pieces of {piece}");
+        }
     }
 
     proptest! {

@@ -96,9 +96,14 @@ pub fn end_to_end(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &He
 pub fn for_node(received: &HeaderMap, client: &Client) -> HeaderMap {
     let mut sent = HeaderMap::with_capacity(received.len() + 4);
     for (name, value) in end_to_end(received) {
-        if *name != header::HOST && *name != header::CONTENT_LENGTH {
+        if ![header::HOST, header::CONTENT_LENGTH, header::COOKIE].contains(name) {
             sent.append(name.clone(), value.clone());
         }
+    }
+    // HTTP/2 may send cookies in pieces (RFC 9113 §8.2.3).
+    let crumbs: Vec<&[u8]> = received.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let (false, Ok(cookie)) = (crumbs.is_empty(), HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))) {
+        sent.insert(header::COOKIE, cookie);
     }
     set_forwarded(&mut sent, client);
     sent
@@ -144,7 +149,11 @@ pub fn for_client(answer: &HeaderMap, from_s3: bool) -> HeaderMap {
             continue;
         }
         if *name == header::CONTENT_LENGTH {
-            sent.insert(name.clone(), value.clone());
+            // The parser took `5, 5` for 5; others may not.
+            let first = value.as_bytes().split(|byte| *byte == b',').next().unwrap_or_default().trim_ascii();
+            if let Ok(length) = HeaderValue::from_bytes(first) {
+                sent.insert(name.clone(), length);
+            }
         } else {
             sent.append(name.clone(), value.clone());
         }

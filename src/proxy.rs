@@ -24,16 +24,17 @@ use crate::chain::{self, Certain, Chain};
 use crate::config::{Listener, Protocol, Route};
 use crate::edge::Connection;
 use crate::fallback::{Busy, Failure, Kind, Outcome, Plan, Refusal, Repeat, Search, Step};
-use crate::framing::{Malformed, head_end};
+use crate::framing::{Body, Malformed};
 use crate::headers::{self, Client, PROXY_STATUS, SERVER_TIMING};
 use crate::health::Signal;
 use crate::location::Mark;
+use crate::origin::check_head;
 use crate::pool::turns::Turn;
 use crate::pool::{Node, Permit, Pool};
 use crate::shape::{self, Head, Misshapen};
 use crate::snapshot::Caller;
 use crate::trip::{Attempt, Trip};
-use crate::via::{CDN_LOOP, Seen};
+use crate::via::Seen;
 
 /// One listener's front.
 pub struct Front {
@@ -77,7 +78,14 @@ impl Front {
             session.server_addr().and_then(|address| address.as_inet()).map(|address| address.ip().to_canonical());
         match self.chain.snapshot.identity.look(&session.req_header().headers) {
             Seen::Peer => Caller::Client,
-            _ => self.chain.snapshot.caller(self.route(), context.client.peer, local.unwrap_or(NOWHERE)),
+            _ => {
+                let judge = |address| self.chain.snapshot.caller(self.route(), address, local.unwrap_or(NOWHERE));
+                // A node may call back through a proxy that we trust.
+                match judge(context.client.address) {
+                    Caller::Node(node) => Caller::Node(node),
+                    _ => judge(context.client.peer),
+                }
+            }
         }
     }
 
@@ -88,11 +96,10 @@ impl Front {
         context: &mut Context,
         begun: std::result::Result<Vec<u8>, Malformed>,
     ) -> Result<bool> {
-        // The bytes as they came, or, of a pipelined request, as Pingora has them.
-        let came = begun.as_deref().unwrap_or_default();
-        let raw = match head_end(came) {
-            Some(end) => Bytes::copy_from_slice(&came[..end]),
-            None => session.as_http1().map(|_| session.to_h1_raw()).unwrap_or_default(),
+        // The bytes as they came: Pingora has changed some of what it has.
+        let raw = match begun.as_deref() {
+            Ok(came) if !came.is_empty() => Bytes::copy_from_slice(came),
+            _ => session.as_http1().map(|_| session.to_h1_raw()).unwrap_or_default(),
         };
         let head = session.req_header();
         let target = head.raw_path();
@@ -107,9 +114,10 @@ impl Front {
         }
         context.target = encoded(shape::origin_form(target));
         if let Seen::Ourselves { to } = self.chain.snapshot.identity.look(&session.req_header().headers) {
-            let named = to.and_then(|to| self.chain.snapshot.node_named(&to));
-            let node = named.or_else(|| self.chain.snapshot.node_at(context.client.peer));
-            let name = node.map_or("unknown", |node| node.name.as_str());
+            let snapshot = &self.chain.snapshot;
+            let named = to.as_deref().filter(|to| snapshot.is_target(to));
+            let by_address = || snapshot.node_at(context.client.peer).map(|node| node.name.as_str());
+            let name = named.or_else(by_address).unwrap_or("unknown");
             self.chain.report_loop(name, Certain::Yes, &mut context.trip);
             return self.refuse(session, context, Refusal::LOOP).await;
         }
@@ -271,8 +279,8 @@ impl ProxyHttp for Front {
 
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
         let session = session.as_mut();
-        let chunked = session.req_header().headers.contains_key(header::TRANSFER_ENCODING);
-        let begun = Connection::of(session.stream()).map(|connection| connection.begin_request(chunked));
+        let body = body_of(session.req_header());
+        let begun = Connection::of(session.stream()).map(|connection| connection.begin_request(body));
         // Upstream silence rules a tunnel; a stalled upload is the client's.
         let tunnel = self.chain.snapshot.pools_of(self.route()).map(|pool| pool.config.tunnel_timeout).max();
         let wait = if is_websocket(session.req_header()) { tunnel } else { None };
@@ -371,7 +379,7 @@ impl ProxyHttp for Front {
     fn error_while_proxy(
         &self,
         _peer: &HttpPeer,
-        _session: &mut Session,
+        session: &mut Session,
         mut error: Box<Error>,
         context: &mut Context,
         _reused: bool,
@@ -383,7 +391,9 @@ impl ProxyHttp for Front {
             _ => Failure::ConnectionTerminated,
         };
         let status = if failure == Failure::HttpResponseTimeout { 504 } else { 502 };
-        if *error.esource() == pingora::ErrorSource::Downstream {
+        // A client that has not sent its body yet keeps the node waiting, and not the other way round.
+        let unsent = failure == Failure::HttpResponseTimeout && !session.as_mut().is_body_done();
+        if unsent || *error.esource() == pingora::ErrorSource::Downstream {
             context.trip.aborted = Some("client");
         } else {
             self.record(context, Outcome::Broken(failure));
@@ -415,9 +425,9 @@ impl ProxyHttp for Front {
         if let Some(host) = &pool.config.host {
             request.insert_header(header::HOST, host)?;
         }
-        let (via, cdn_loop) = node.hop.values();
-        request.append_header(header::VIA, via.clone())?;
-        request.append_header(CDN_LOOP, cdn_loop.clone())?;
+        for (name, value) in node.hop.after(&request.headers) {
+            request.insert_header(name, value)?;
+        }
         if !is_websocket(session.req_header()) {
             request.insert_header(header::CONNECTION, "close")?;
         }
@@ -439,14 +449,18 @@ impl ProxyHttp for Front {
         Ok(())
     }
 
-    async fn response_filter(
+    async fn upstream_response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         context: &mut Context,
     ) -> Result<()> {
         if response.status.is_informational() && response.status != 101 {
             return Ok(());
+        }
+        let websocket = response.status == 101 && is_websocket(session.req_header());
+        if !websocket && check_head(response).is_err() {
+            return Error::e_explain(ErrorType::InvalidHTTPHeader, "a head that no proxy may pass on");
         }
         let status = response.status.as_u16();
         self.record(context, Outcome::Found(status));
@@ -540,6 +554,18 @@ impl ProxyHttp for Front {
         // The access log has it, with its hops.
         true
     }
+}
+
+/// How the request's body is delimited, as Pingora reads it.
+fn body_of(head: &RequestHeader) -> Body {
+    if is_websocket(head) {
+        return Body::UntilClose;
+    }
+    if head.headers.contains_key(header::TRANSFER_ENCODING) {
+        return Body::Chunked;
+    }
+    let length = head.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    Body::Length(length.unwrap_or(0))
 }
 
 /// The one upgrade that is passed on (RFC 6455 §4.1).

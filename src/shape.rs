@@ -136,7 +136,7 @@ fn check_host(head: &Head<'_>) -> Result<(), Misshapen> {
 }
 
 /// RFC 3986 §3.2.2 host with an optional port. An empty Host is lawful (RFC 9110 §7.2), and useless here.
-fn is_host(host: &[u8]) -> bool {
+pub fn is_host(host: &[u8]) -> bool {
     let (name, port) = match host.iter().rposition(|b| *b == b':') {
         Some(colon) if !host.ends_with(b"]") => (&host[..colon], Some(&host[colon + 1..])),
         _ => (host, None),

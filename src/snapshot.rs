@@ -19,6 +19,8 @@ pub struct Snapshot {
     pub turns: Arc<Turns>,
     pub location: Option<location::Map>,
     started: Instant,
+    /// The addresses of this machine.
+    here: Vec<IpAddr>,
 }
 
 /// Who may have sent a request, going by its address.
@@ -43,7 +45,15 @@ impl Snapshot {
             let (ttl, absent_ttl) = (settings.ttl.as_secs(), settings.absent_ttl.as_secs());
             location::Map::new(settings.entries, ttl, absent_ttl, u64::from(settings.control) * 10, key)
         });
-        Snapshot { config, identity, pools, turns: Arc::default(), location, started: Instant::now() }
+        Snapshot {
+            config,
+            identity,
+            pools,
+            turns: Arc::default(),
+            location,
+            started: Instant::now(),
+            here: addresses_here(),
+        }
     }
 
     /// Time since the process began to serve; the clock of all health.
@@ -68,8 +78,10 @@ impl Snapshot {
     pub fn caller<'a>(&'a self, route: &'a config::Route, peer: IpAddr, local: IpAddr) -> Caller<'a> {
         let wary = || self.pools_of(route).filter(|pool| pool.config.from_nodes == config::FromNodes::NoNodes);
         // Any program on this machine may have one of these addresses.
-        let is_here = |address: IpAddr| address == local || address.is_loopback();
-        let is_anybody = |address: IpAddr| address == local || address == LOCALHOST_V4 || address == LOCALHOST_V6;
+        let is_here = |address: IpAddr| address == local || address.is_loopback() || self.here.contains(&address);
+        // Loopback addresses but the first are given by somebody on purpose.
+        let is_anybody =
+            |address: IpAddr| is_here(address) && (!address.is_loopback() || FIRST_LOOPBACKS.contains(&address));
         if let Some(node) = wary().find_map(|pool| pool.node_at(peer)).filter(|_| !is_anybody(peer)) {
             return Caller::Node(node);
         }
@@ -77,9 +89,10 @@ impl Snapshot {
         if is_here(peer) && nodes_here() { Caller::Neighbour } else { Caller::Client }
     }
 
-    /// The node of that name, in any pool.
-    pub fn node_named(&self, name: &str) -> Option<&Node> {
-        self.pools.iter().flat_map(|pool| &pool.nodes).find(|node| node.name == name).map(AsRef::as_ref)
+    /// Whether a node or a store has this name.
+    pub fn is_target(&self, name: &str) -> bool {
+        let mut nodes = self.pools.iter().flat_map(|pool| &pool.nodes);
+        nodes.any(|node| node.name == name) || self.config.stores.iter().any(|store| store.name == name)
     }
 
     /// The node that is this target, in any pool.
@@ -100,5 +113,15 @@ impl Snapshot {
     }
 }
 
-const LOCALHOST_V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-const LOCALHOST_V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+fn addresses_here() -> Vec<IpAddr> {
+    match if_addrs::get_if_addrs() {
+        Ok(interfaces) => interfaces.into_iter().map(|interface| interface.ip().to_canonical()).collect(),
+        Err(error) => {
+            log::warn!("this machine's addresses cannot be read, so nodes on it are known by loopback only: {error}");
+            Vec::new()
+        }
+    }
+}
+
+/// The addresses that a local program has unless it asks for another.
+const FIRST_LOOPBACKS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];

@@ -58,34 +58,38 @@ impl Identity {
     }
 
     /// Reads the hops of a request that came in.
+    ///
+    /// Our name is looked for anywhere, as a token among bytes: nobody's unclosed comment or quoted string
+    /// can hide it. A false find costs its own request only.
     pub fn look(&self, headers: &HeaderMap) -> Seen {
-        let mut seen = Seen::Stranger;
         let mut ours = None;
-        for hop in headers.get_all(CDN_LOOP).iter().flat_map(members) {
-            let mut parts = hop.split(';').map(str::trim);
-            let name = parts.next().unwrap_or_default();
-            let parameter = |wanted: &str| parts.clone().find_map(|part| part.strip_prefix(wanted)?.strip_prefix('='));
-            let vouched = parameter("mark").is_some_and(|given| self.vouches(name, given));
-            if name.eq_ignore_ascii_case(&self.name) {
-                // The last one is the hop that came back.
-                ours = Some(parameter("to").filter(|_| vouched).and_then(|to| String::from_utf8(unhex(to)?).ok()));
-            } else if vouched {
-                seen = Seen::Peer;
+        let mut peer = false;
+        for line in headers.get_all(CDN_LOOP).iter().map(HeaderValue::as_bytes) {
+            for hop in line.split(|byte| *byte == b',') {
+                let mut parts = hop.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+                let name = parts.next().unwrap_or_default();
+                let parameter =
+                    |wanted: &[u8]| parts.clone().find_map(|part| part.strip_prefix(wanted)?.strip_prefix(b"="));
+                let vouched = parameter(b"mark").is_some_and(|given| self.vouches(name, given));
+                if has_token(name, &self.name) {
+                    // The last one is the hop that came back.
+                    let to = parameter(b"to").filter(|_| vouched);
+                    ours = Some(to.and_then(|to| String::from_utf8(unhex(to)?).ok()));
+                } else {
+                    peer |= vouched;
+                }
             }
         }
-        // received-protocol RWS received-by [ RWS comment ]
-        let received_by_us =
-            |hop: &str| hop.split_ascii_whitespace().nth(1).is_some_and(|by| by.eq_ignore_ascii_case(&self.name));
+        let mut via = headers.get_all(header::VIA).iter();
         match ours {
             Some(to) => Seen::Ourselves { to },
-            None if headers.get_all(header::VIA).iter().flat_map(members).any(received_by_us) => {
-                Seen::Ourselves { to: None }
-            }
-            None => seen,
+            None if via.any(|line| has_token(line.as_bytes(), &self.name)) => Seen::Ourselves { to: None },
+            None if peer => Seen::Peer,
+            None => Seen::Stranger,
         }
     }
 
-    fn vouches(&self, name: &str, given: &str) -> bool {
+    fn vouches(&self, name: &[u8], given: &[u8]) -> bool {
         // A shorter mark would be a weaker one.
         let Some(given) = unhex(given).filter(|given| given.len() == MARK_BYTES) else { return false };
         keyed(name, &self.key).verify_truncated_left(&given).is_ok()
@@ -93,15 +97,17 @@ impl Identity {
 }
 
 impl Hop {
-    /// The values of `Via` and `CDN-Loop`.
-    pub fn values(&self) -> (&HeaderValue, &HeaderValue) {
-        (&self.via, &self.cdn_loop)
-    }
-
-    /// Adds this hop, after those that are there already.
-    pub fn add_to(&self, headers: &mut HeaderMap) {
-        headers.append(header::VIA, self.via.clone());
-        headers.append(CDN_LOOP, self.cdn_loop.clone());
+    /// The values of `Via` and `CDN-Loop` after the hops that `headers` bear: one line each, because a node
+    /// that keeps only the first line must not lose us.
+    pub fn after(&self, headers: &HeaderMap) -> [(HeaderName, HeaderValue); 2] {
+        let joined = |name: HeaderName, ours: &HeaderValue| {
+            let mut lines: Vec<&[u8]> = headers.get_all(&name).iter().map(HeaderValue::as_bytes).collect();
+            lines.push(ours.as_bytes());
+            // invariant: values joined by a comma and a space are a value
+            let value = HeaderValue::from_bytes(&lines.join(&b", "[..])).unwrap_or_else(|_| ours.clone());
+            (name, value)
+        };
+        [joined(header::VIA, &self.via), joined(CDN_LOOP, &self.cdn_loop)]
     }
 }
 
@@ -113,47 +119,43 @@ impl std::fmt::Debug for Identity {
 
 /// Whether `text` is a token, the only form a pseudonym in `Via` may take.
 pub fn is_token(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+    !text.is_empty() && text.bytes().all(is_token_byte)
 }
 
-/// The members of a comma-separated list, commas in comments and quoted strings left alone. Text that is
-/// not ASCII yields none: it cannot hold our name.
-fn members(value: &HeaderValue) -> impl Iterator<Item = &str> {
-    let mut depth = 0u32;
-    let mut quoted = false;
-    value
-        .to_str()
-        .unwrap_or_default()
-        .split(move |c: char| {
-            match c {
-                '"' => quoted = !quoted,
-                '(' if !quoted => depth += 1,
-                ')' if !quoted => depth = depth.saturating_sub(1),
-                _ => {}
-            }
-            c == ',' && depth == 0 && !quoted
-        })
-        .map(str::trim)
+/// Whether `token` stands in `text`, in any case, with no other token's byte beside it.
+fn has_token(text: &[u8], token: &str) -> bool {
+    let is_edge = |byte: Option<&u8>| byte.is_none_or(|byte| !is_token_byte(*byte));
+    text.windows(token.len()).enumerate().any(|(at, window)| {
+        window.eq_ignore_ascii_case(token.as_bytes())
+            && is_edge(at.checked_sub(1).and_then(|before| text.get(before)))
+            && is_edge(text.get(at + token.len()))
+    })
+}
+
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 const MARK_BYTES: usize = 16;
 
-fn keyed(name: &str, key: &[u8]) -> Hmac<Sha256> {
+fn keyed(name: &[u8], key: &[u8]) -> Hmac<Sha256> {
     // invariant: HMAC takes a key of any length
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes any key");
-    mac.update(name.to_ascii_lowercase().as_bytes());
+    mac.update(&name.to_ascii_lowercase());
     mac
 }
 
 fn mark(name: &str, key: &[u8]) -> String {
-    keyed(name, key).finalize().into_bytes()[..MARK_BYTES].iter().map(|byte| format!("{byte:02x}")).collect()
+    keyed(name.as_bytes(), key).finalize().into_bytes()[..MARK_BYTES].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    if !text.len().is_multiple_of(2) || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+fn unhex(text: &[u8]) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let pairs = text.chunks_exact(2);
+    if !pairs.remainder().is_empty() {
         return None;
     }
-    (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()).collect()
+    pairs.map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
 }
 
 #[cfg(test)]
@@ -166,6 +168,12 @@ mod tests {
             headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
         }
         headers
+    }
+
+    fn add(hop: &Hop, headers: &mut HeaderMap) {
+        for (name, value) in hop.after(&headers.clone()) {
+            headers.insert(name, value);
+        }
     }
 
     #[test]
@@ -184,9 +192,9 @@ mod tests {
             (&[("cdn-loop", "HopFall-1a2b")], Seen::Ourselves { to: None }),
             (&[("cdn-loop", "HopFall-1a2b;mark=00112233445566778899aabbccddeeff;to=74")], Seen::Ourselves { to: None }),
             (&[("via", "1.1 hopfall-1a2bc")], Seen::Stranger),
-            (&[("via", "1.1 fred (hopfall-1a2b)")], Seen::Stranger),
-            (&[("via", "1.1 fred (1.1 a, 1.1 hopfall-1a2b)")], Seen::Stranger),
-            (&[("via", "hopfall-1a2b")], Seen::Stranger),
+            (&[("via", "1.1 a (, 1.1 hopfall-1a2b")], Seen::Ourselves { to: None }),
+            (&[("cdn-loop", "a;x=\", hopfall-1a2b;mark=0")], Seen::Ourselves { to: None }),
+            (&[("via", "1.1 x.hopfall-1a2b")], Seen::Stranger),
             (&[("via", "1.1 hopfall")], Seen::Stranger),
             (&[("cdn-loop", "other;mark=00112233445566778899aabbccddeeff")], Seen::Stranger),
         ];
@@ -196,14 +204,24 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_beyond_ascii_hides_nothing() {
+        let us = Identity::new("hopfall-1a2b", b"key");
+        for name in [header::VIA, CDN_LOOP] {
+            let mut headers = HeaderMap::new();
+            headers.append(name, HeaderValue::from_bytes(b"1.1 \xe9, 1.1 hopfall-1a2b").unwrap());
+            assert_eq!(us.look(&headers), Seen::Ourselves { to: None });
+        }
+    }
+
+    #[test]
     fn only_the_same_key_makes_a_peer() {
         let us = Identity::new("a", b"key");
         let mut from_peer = HeaderMap::new();
-        Identity::new("b", b"key").hop("x").add_to(&mut from_peer);
+        add(&Identity::new("b", b"key").hop("x"), &mut from_peer);
         assert_eq!(us.look(&from_peer), Seen::Peer);
 
         let mut forged = HeaderMap::new();
-        Identity::new("b", b"another key").hop("x").add_to(&mut forged);
+        add(&Identity::new("b", b"another key").hop("x"), &mut forged);
         assert_eq!(us.look(&forged), Seen::Stranger);
 
         let mut renamed = HeaderMap::new();
@@ -215,9 +233,9 @@ mod tests {
     #[test]
     fn signing_keeps_the_hops_before_us() {
         let mut headers = headers(&[("via", "1.0 fred")]);
-        Identity::new("a", b"key").hop("the node, \"taiga\"").add_to(&mut headers);
+        add(&Identity::new("a", b"key").hop("the node, \"taiga\""), &mut headers);
         let via: Vec<_> = headers.get_all(header::VIA).iter().collect();
-        assert_eq!(via, ["1.0 fred", "1.1 a"]);
+        assert_eq!(via, ["1.0 fred, 1.1 a"]);
         let to = Some("the node, \"taiga\"".to_owned());
         assert_eq!(Identity::new("a", b"key").look(&headers), Seen::Ourselves { to });
     }

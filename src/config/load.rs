@@ -5,6 +5,7 @@
 //! shapes are all found in one pass. The `File` is then read without minding unknown keys.
 
 use std::fmt;
+use std::ops::Range;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
@@ -21,6 +22,8 @@ pub struct Problem {
     pub column: usize,
     /// Length of the offending text in characters.
     pub length: usize,
+    /// Where it begins in the file, in characters.
+    offset: usize,
     /// What is wrong: the thing by name.
     pub message: String,
     /// What to write instead.
@@ -34,9 +37,15 @@ impl Problem {
             line: count(place.line()),
             column: count(place.column()),
             length: count(place.span().len()).max(1),
+            offset: count(place.span().offset()),
             message: message.into(),
             fix: fix.into(),
         }
+    }
+
+    /// A mistake of the whole file.
+    pub fn of_file(message: impl Into<String>, fix: impl Into<String>) -> Self {
+        Problem { line: 0, column: 0, length: 0, offset: 0, message: message.into(), fix: fix.into() }
     }
 }
 
@@ -49,9 +58,25 @@ pub struct Problems {
 }
 
 impl Problems {
-    pub fn new(file: &str, text: &str, mut problems: Vec<Problem>) -> Self {
+    /// `secrets` are the places of values that must not be shown.
+    pub fn new(file: &str, text: &str, mut problems: Vec<Problem>, secrets: &[Range<usize>]) -> Self {
+        let mut shown: Vec<char> = text.chars().collect();
+        for secret in secrets {
+            for c in shown.iter_mut().take(secret.end).skip(secret.start).filter(|c| !c.is_whitespace()) {
+                *c = '*';
+            }
+        }
+        for problem in &mut problems {
+            if secrets.iter().any(|secret| secret.contains(&problem.offset)) {
+                // What stands between backquotes may be the text itself.
+                let mut parts = problem.message.splitn(3, '`');
+                if let (Some(before), Some(_), Some(after)) = (parts.next(), parts.next(), parts.next()) {
+                    problem.message = format!("{before}`***`{after}");
+                }
+            }
+        }
         problems.sort_by_key(|problem| (problem.line, problem.column));
-        Problems { file: file.to_owned(), text: text.to_owned(), problems }
+        Problems { file: file.to_owned(), text: shown.into_iter().collect(), problems }
     }
 }
 
@@ -74,7 +99,7 @@ impl fmt::Display for Problems {
                 let before: String = line.chars().take(indent).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
                 let room = line.chars().count().saturating_sub(indent).max(1);
                 let marks = "^".repeat(problem.length.min(room));
-                writeln!(f, " {gutter} | {}", masked(line))?;
+                writeln!(f, " {gutter} | {line}")?;
                 writeln!(f, " {pad} | {before}{marks}")?;
             }
             write!(f, "  fix: {}", problem.fix)?;
@@ -86,36 +111,68 @@ impl fmt::Display for Problems {
     }
 }
 
-/// Keys whose values must not be shown in an error, unless they are references.
-const SECRET_KEYS: [&str; 4] = ["secret_key", "access_key", "session_token", "mark_key"];
-
-/// `line` with the literal value of a secret key replaced, length kept so that the marks still point right.
-fn masked(line: &str) -> String {
-    let mut shown = line.to_owned();
-    for key in SECRET_KEYS {
-        let Some(found) = line.find(key) else { continue };
-        let rest = &line[found + key.len()..];
-        let rest = rest.trim_start_matches(['"', '\'']);
-        let Some(value) = rest.strip_prefix(':') else { continue };
-        let value = value.trim_start();
-        let bare = value.trim_start_matches(['"', '\'']);
-        if bare.starts_with("${") || bare.starts_with("file:") {
-            continue;
-        }
-        let end = value.find([',', '}']).unwrap_or(value.len());
-        let value = value[..end].trim_end();
-        if !value.is_empty() {
-            shown = shown.replace(value, &"*".repeat(value.chars().count()));
-        }
-    }
-    shown
+/// Whether a key's value may be a secret, going by its name. A private key's file is none.
+fn is_secret(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    let words = ["credential", "secret", "password", "passwd", "token"];
+    words.iter().any(|word| key.contains(word)) || (key.ends_with("key") && key != "key")
 }
 
-/// Reads `text` as a config file. `file` is its name in messages.
-///
+/// Whether a value is no secret but says where one is.
+fn is_reference(value: &str) -> bool {
+    let value = value.trim_matches(['"', '\'']);
+    let variable = value.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
+    let named = |name: &str| {
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
+    };
+    variable.is_some_and(named) || value.starts_with("file:")
+}
+
+/// The places of all values that must not be shown: those under a secret's key, and an address with a
+/// password in it.
+fn secrets(tree: &Spanned<Tree>, hidden: bool, text: &[char], places: &mut Vec<Range<usize>>) {
+    match &tree.value {
+        Tree::Map(entries) => {
+            for (key, value) in entries {
+                secrets(value, hidden || is_secret(&key.value), text, places);
+            }
+        }
+        Tree::List(items) => items.iter().for_each(|item| secrets(item, hidden, text, places)),
+        Tree::Scalar | Tree::Null => {
+            for place in [tree.referenced, tree.defined] {
+                let start = usize::try_from(place.span().offset()).unwrap_or(usize::MAX);
+                let end = start.saturating_add(usize::try_from(place.span().len()).unwrap_or(0)).min(text.len());
+                let value: String = text.get(start..end).unwrap_or_default().iter().collect();
+                let address = value.contains("://") && value.contains('@');
+                if (hidden && !is_reference(&value) && value.trim() != "env") || address {
+                    places.push(start..end);
+                }
+            }
+        }
+    }
+}
+
+/// The lines of a text that is not even YAML which may hold a secret: those with a secret's key, and what
+/// follows one.
+fn secret_lines(text: &str) -> Vec<Range<usize>> {
+    let mut places = Vec::new();
+    let mut start = 0;
+    let mut before = false;
+    for line in text.split_inclusive('\n') {
+        let length = line.chars().count();
+        let here = line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '-').any(is_secret);
+        if here || before {
+            places.push(start..start + length);
+        }
+        before = here;
+        start += length;
+    }
+    places
+}
+
 /// Gives the file, if its shape allows one despite the mistakes, and the mistakes of shape. An unknown key
-/// does allow one, so that `resolve` can add what else is wrong.
-pub fn parse(text: &str) -> (Option<File>, Vec<Problem>) {
+/// does allow one, so that `resolve` can add what else is wrong. And the places of secrets.
+pub fn parse(text: &str) -> (Option<File>, Vec<Problem>, Vec<Range<usize>>) {
     let yaml = |error: serde_saphyr::Error| {
         let place = error.location().unwrap_or(Location::UNKNOWN);
         let message = error.without_snippet().to_string();
@@ -127,15 +184,17 @@ pub fn parse(text: &str) -> (Option<File>, Vec<Problem>) {
     };
     let tree: Spanned<Tree> = match serde_saphyr::from_str(text) {
         Ok(tree) => tree,
-        Err(error) => return (None, vec![yaml(error)]),
+        Err(error) => return (None, vec![yaml(error)], secret_lines(text)),
     };
+    let mut places = Vec::new();
+    secrets(&tree, false, &text.chars().collect::<Vec<char>>(), &mut places);
     let schema = serde_json::to_value(schemars::schema_for!(File)).unwrap_or_default();
     let mut check = Check { root: &schema, problems: Vec::new() };
     check.node(&tree, &schema, "the file");
     match serde_saphyr::from_str(text) {
-        Ok(file) => (Some(file), check.problems),
-        Err(error) if check.problems.is_empty() => (None, vec![yaml(error)]),
-        Err(_) => (None, check.problems),
+        Ok(file) => (Some(file), check.problems, places),
+        Err(error) if check.problems.is_empty() => (None, vec![yaml(error)], places),
+        Err(_) => (None, check.problems, places),
     }
 }
 
@@ -311,19 +370,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_are_masked_in_snippets() {
-        const CASES: &[(&str, &str)] = &[
-            ("  secret_key: hunter2", "  secret_key: *******"),
-            (
-                "credentials: { access_key: AK, secret_key: \"x\", typo: 1 }",
-                "credentials: { access_key: **, secret_key: ***, typo: 1 }",
-            ),
-            ("  secret_key: ${SECRET}", "  secret_key: ${SECRET}"),
-            ("  secret_key: file:/run/secret", "  secret_key: file:/run/secret"),
-            ("  key: a.pem", "  key: a.pem"),
-        ];
-        for (line, shown) in CASES {
-            assert_eq!(masked(line), *shown);
+    fn secrets_are_told_by_their_keys() {
+        for secret in ["secret_key", "secretkey", "access_key", "api-key", "session_token", "Password", "credentials"] {
+            assert!(is_secret(secret), "{secret}");
+        }
+        for open in ["key", "name", "certificate", "keepalive", "bucket"] {
+            assert!(!is_secret(open), "{open}");
+        }
+        for (value, reference) in [
+            ("${AK}", true),
+            ("\"${A_1}\"", true),
+            ("file:/run/x", true),
+            ("${hunter2", false),
+            ("${A}hunter2", false),
+            ("hunter2", false),
+        ] {
+            assert_eq!(is_reference(value), reference, "{value}");
         }
     }
 }

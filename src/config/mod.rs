@@ -188,14 +188,9 @@ impl Config {
     pub fn load(path: &Path) -> Result<Config, Problems> {
         let file = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|error| {
-            let problem = Problem {
-                line: 0,
-                column: 0,
-                length: 0,
-                message: format!("cannot be read: {error}"),
-                fix: "name a file that exists and is UTF-8 text".into(),
-            };
-            Problems::new(&file, "", vec![problem])
+            let message = format!("cannot be read: {error}");
+            let problem = Problem::of_file(message, "name a file that exists and is UTF-8 text");
+            Problems::new(&file, "", vec![problem], &[])
         })?;
         let surroundings =
             Surroundings { variable: &|name| std::env::var(name).ok(), read: &|path| std::fs::read_to_string(path) };
@@ -207,7 +202,7 @@ impl Config {
     /// # Errors
     /// All the text's mistakes at once.
     pub fn parse(file: &str, text: &str, surroundings: &Surroundings<'_>) -> Result<Config, Problems> {
-        let (model, mut problems) = load::parse(text);
+        let (model, mut problems, secrets) = load::parse(text);
         if let Some(model) = model {
             match resolve::resolve(&model, surroundings) {
                 Ok(config) if problems.is_empty() => return Ok(config),
@@ -215,6 +210,6 @@ impl Config {
                 Err(more) => problems.extend(more),
             }
         }
-        Err(Problems::new(file, text, problems))
+        Err(Problems::new(file, text, problems, &secrets))
     }
 }

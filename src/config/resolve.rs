@@ -18,7 +18,7 @@ use super::{
 use crate::fallback::{Plan, Stage};
 use crate::health::Thresholds;
 use crate::hop::TargetId;
-use crate::shape::HeadLimits;
+use crate::shape::{HeadLimits, is_host};
 use crate::units::{Bytes, HostPort, Scalar};
 use crate::via::is_token;
 
@@ -57,8 +57,8 @@ impl Resolver<'_> {
         let access_path = self.value(access.and_then(|access| access.path.as_ref()), "-".to_owned());
         let identity = file.identity.as_ref();
         Config {
-            threads: self.value(file.threads.as_ref(), 0) as usize,
-            shutdown_timeout: self.value(file.shutdown_timeout.as_ref(), secs(30)),
+            threads: self.count(file.threads.as_ref(), 0, 0, 1024),
+            shutdown_timeout: self.value(file.shutdown_timeout.as_ref(), secs(30)).min(MOST_TIME),
             identity: Identity {
                 name: identity.and_then(|identity| identity.name.as_ref()).map(|name| {
                     if !is_token(name.text()) {
@@ -161,6 +161,11 @@ impl Resolver<'_> {
         };
         if self.value(pool.on_403.as_ref(), model::On403::Serve) == model::On403::Next {
             fallback_on.push(403);
+        }
+        for host in pool.host.iter().chain(pool.health.iter().filter_map(|health| health.host.as_ref())) {
+            if !is_host(host.text().as_bytes()) {
+                self.bad(host, "not a host", "write a name or an address, with a port if need be");
+            }
         }
         let host = pool.host.as_ref().map(|host| host.text().to_owned()).filter(|host| host != "preserve");
         Pool {
@@ -439,7 +444,7 @@ impl Resolver<'_> {
             plan: Arc::new(Plan { stages, attempts: self.value(route.attempts.as_ref(), 0) }),
             deadline,
             transfer_deadline: self.time(route.transfer_deadline.as_ref(), secs(3600)),
-            absent_max_age: self.value(route.absent_max_age.as_ref(), secs(10)),
+            absent_max_age: self.value(route.absent_max_age.as_ref(), secs(10)).min(MOST_TIME),
         }
     }
 
@@ -528,7 +533,12 @@ impl Resolver<'_> {
         {
             self.bad(field, "zero", "write a time above zero: every wait has an end");
         }
-        time
+        if let Some(field) = field
+            && time > MOST_TIME
+        {
+            self.bad(field, "longer than a year", "write a shorter time: every wait has an end");
+        }
+        time.min(MOST_TIME)
     }
 
     fn count(&mut self, field: Option<&Field<u32>>, default: u32, low: u32, high: u32) -> usize {
@@ -555,6 +565,9 @@ impl Resolver<'_> {
         self.problems.push(Problem::at(field.at(), format!("`{}`: {what}", field.text()), fix));
     }
 }
+
+/// The longest time that the config may name.
+const MOST_TIME: Duration = secs(365 * 24 * 3600);
 
 const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)

@@ -26,12 +26,14 @@ use super::Piece;
 use super::idle::Idle;
 use super::wire::Wire;
 use crate::config::Bounds;
-use crate::fallback::{Failure, Outcome};
+use crate::fallback::{Busy, Failure, Outcome};
 use crate::pool::Permit;
 
 /// Most bytes of a refused body that are read so that its connection can be kept.
 const DRAIN_BYTES: usize = 64 * 1024;
-/// Longest time that this may take.
+/// Most interim (1xx) heads before an answer.
+const INTERIM_HEADS: usize = 100;
+/// Longest time that draining may take.
 const DRAIN_TIME: Duration = Duration::from_millis(250);
 /// Connections to one target, with its bounds.
 pub struct Upstream {
@@ -49,7 +51,7 @@ pub struct Answer {
     session: HttpSession,
     address: SocketAddr,
     upstream: Arc<Upstream>,
-    _permit: Permit,
+    permit: Option<Permit>,
 }
 
 /// What opens connections, for any number of targets. `ca` is a file of CA certificates to trust instead of
@@ -105,7 +107,7 @@ impl Upstream {
             };
             let mut session = HttpSession::new(stream);
             match self.read_head(&mut session, request, deadline).await {
-                Ok(()) => return Ok(Answer { session, address, upstream: self.clone(), _permit: permit }),
+                Ok(()) => return Ok(Answer { session, address, upstream: self.clone(), permit: Some(permit) }),
                 // The other side closed an idle connection as we took it up: not its failure, and uncounted.
                 Err(Failure::ConnectionTerminated) if reused => {}
                 Err(failure) => return Err(Outcome::Broken(failure)),
@@ -117,6 +119,7 @@ impl Upstream {
         let peer = self.peer(address);
         match timeout_at(deadline, self.connector.new_stream(peer.as_ref())).await {
             Ok(Ok(stream)) => Ok(Box::new(Wire::new(stream))),
+            Ok(Err(error)) if is_ours(&error) => Err(Outcome::Busy(Busy::Full)),
             Ok(Err(error)) => Err(Outcome::Down(connect_failure(&error))),
             Err(_) => Err(Outcome::Down(Failure::ConnectionTimeout)),
         }
@@ -150,16 +153,18 @@ impl Upstream {
         }
         // One clock for the whole head: a node that drips it, or sends 100s for ever, is cut too.
         let reading = async {
-            let mut length = 0;
-            loop {
-                length += session.read_response().await.map_err(|error| read_failure(&error))?;
+            // One for each hint that a node may have, and no storm.
+            for _ in 0..INTERIM_HEADS {
+                let length = session.read_response().await.map_err(|error| read_failure(&error))?;
                 let Some(head) = session.resp_header() else { return Err(Failure::HttpProtocolError) };
                 if head.status.is_informational() && head.status != 101 {
+                    Wire::drop_interim(session.stream(), length);
                     continue;
                 }
                 let chunked = check_head(head)?;
                 return Wire::begin_body(session.stream(), length, chunked).map_err(|_| Failure::HttpProtocolError);
             }
+            Err(Failure::HttpProtocolError)
         };
         timeout_at(until(deadline), reading).await.unwrap_or(Err(Failure::HttpResponseTimeout))
     }
@@ -188,8 +193,13 @@ impl Answer {
         }
     }
 
-    /// The start of the body, for an error document: at most `most` bytes, in at most `DRAIN_TIME`.
-    pub async fn peek_body(&mut self, most: usize) -> Vec<u8> {
+    /// Gives the place at the target back, when all that matters has been read.
+    pub fn leave(&mut self) {
+        self.permit = None;
+    }
+
+    /// The start of the body, for an error document: at most `most` bytes, until `deadline` at most.
+    pub async fn peek_body(&mut self, most: usize, deadline: Instant) -> Vec<u8> {
         let mut start = Vec::new();
         let reading = async {
             while let Ok(Some(piece)) = self.session.read_body_bytes().await {
@@ -200,7 +210,7 @@ impl Answer {
             }
         };
         // Whatever came in time is what there is.
-        let _ = timeout(DRAIN_TIME, reading).await;
+        let _ = timeout_at(deadline.min(Instant::now() + self.upstream.bounds.header_timeout), reading).await;
         start.truncate(most);
         start
     }
@@ -260,7 +270,7 @@ fn poll_once<T>(future: impl Future<Output = T>) -> Poll<T> {
 }
 
 /// Whether the body is chunked. Refuses what Pingora's parser lets through and RFC 9112 §6 does not.
-fn check_head(head: &ResponseHeader) -> Result<bool, Failure> {
+pub fn check_head(head: &ResponseHeader) -> Result<bool, Failure> {
     if head.status == 101 {
         // Nobody asked for an upgrade here, and what follows would be no HTTP.
         return Err(Failure::HttpProtocolError);
@@ -276,6 +286,18 @@ fn check_head(head: &ResponseHeader) -> Result<bool, Failure> {
         _ => Err(Failure::HttpProtocolError),
     }
 }
+
+/// Whether this process, and not the target, is at its end: no more files, ports or memory.
+fn is_ours(error: &Error) -> bool {
+    let io = error.root_cause().downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+    matches!(io, Some(EMFILE | ENFILE | EADDRNOTAVAIL | ENOBUFS | ENOMEM))
+}
+
+const EMFILE: i32 = 24;
+const ENFILE: i32 = 23;
+const EADDRNOTAVAIL: i32 = 99;
+const ENOBUFS: i32 = 105;
+const ENOMEM: i32 = 12;
 
 fn connect_failure(error: &Error) -> Failure {
     match error.etype() {

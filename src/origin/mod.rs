@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::fallback::Outcome;
 
-pub use exchange::{Answer, Upstream, connector};
+pub use exchange::{Answer, Upstream, check_head, connector};
 pub use node::NodeOrigin;
 pub use s3::S3Origin;
 

@@ -32,12 +32,12 @@ impl NodeOrigin {
         if let Some(host) = self.host.as_ref().or(ask.host).or(own.as_ref()) {
             request.append_header(header::HOST, host)?;
         }
-        for (name, value) in ask.for_node {
+        for (name, value) in ask.for_node.iter().filter(|(name, _)| **name != header::VIA && **name != CDN_LOOP) {
             request.append_header(name, value)?;
         }
-        let (via, cdn_loop) = self.node.hop.values();
-        request.append_header(header::VIA, via)?;
-        request.append_header(CDN_LOOP, cdn_loop)?;
+        for (name, value) in self.node.hop.after(ask.for_node) {
+            request.append_header(name, value)?;
+        }
         Ok(request)
     }
 }

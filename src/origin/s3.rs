@@ -20,6 +20,7 @@ use crate::metrics::{Metrics, TargetMetrics};
 use crate::pool::{Endpoint, Gate};
 use crate::s3::answer::{self, Denied, ERROR_BYTES};
 use crate::s3::{key, sign};
+use crate::via::{Hop, Identity};
 
 pub struct S3Origin {
     pub config: config::Store,
@@ -32,6 +33,8 @@ pub struct S3Origin {
     bucket: AtomicU8,
     /// When an operator was last told what is wrong, so that a broken key does not flood the log.
     told: Mutex<Option<Instant>>,
+    /// An endpoint may be a name that leads back to us.
+    hop: Hop,
 }
 
 const BUCKET_UNKNOWN: u8 = 0;
@@ -42,7 +45,7 @@ const BUCKET_HIDES_KEYS: u8 = 2;
 const BUCKET_MISSING: u8 = 3;
 
 impl S3Origin {
-    pub fn new(store: &config::Store, metrics: &Arc<Metrics>) -> Self {
+    pub fn new(store: &config::Store, identity: &Identity, metrics: &Arc<Metrics>) -> Self {
         let target_metrics = metrics.target(&store.name, &store.name);
         let bounds = store.bounds;
         let ca = store.ca.as_ref().map(|ca| ca.display().to_string());
@@ -59,6 +62,7 @@ impl S3Origin {
             upstream: Upstream::new(connector(ca), bounds, store.tls.then(|| store.address.host.clone())),
             bucket: AtomicU8::new(BUCKET_UNKNOWN),
             told: Mutex::new(None),
+            hop: identity.hop(&store.name),
             config: store.clone(),
         }
     }
@@ -73,7 +77,7 @@ impl S3Origin {
         let key = format!("{}{random}", self.config.prefix);
         let deadline = Instant::now() + self.config.bounds.connect_timeout + self.config.bounds.header_timeout;
         let Ok(mut answer) = self.send(&Method::GET, &key, &HeaderMap::new(), deadline).await else { return false };
-        let document = answer.peek_body(ERROR_BYTES).await;
+        let document = answer.peek_body(ERROR_BYTES, deadline).await;
         let status = answer.status();
         answer.discard().await;
         let code = answer::error_code(&document);
@@ -136,15 +140,26 @@ impl S3Origin {
         for (name, value) in fields {
             request.append_header(name, value)?;
         }
-        for (name, value) in signed {
+        for (name, value) in signed.into_iter().chain(self.hop.after(&HeaderMap::new())) {
             request.append_header(name, value)?;
         }
         Ok(request)
     }
 
     /// What an answer means, reading its error document where the status alone does not say.
-    async fn judge(&self, key: &str, method: &Method, received: &mut Answer, deadline: Instant) -> Outcome {
+    async fn judge(
+        &self,
+        key: &str,
+        method: &Method,
+        ranged: bool,
+        received: &mut Answer,
+        deadline: Instant,
+    ) -> Outcome {
         let status = received.status();
+        if status == 206 && !ranged {
+            // A part that nobody asked for would be taken for the whole.
+            return Outcome::Error(502);
+        }
         if matches!(status, 200 | 206 | 304 | 412 | 416) {
             return Outcome::Found(status);
         }
@@ -157,15 +172,19 @@ impl S3Origin {
                 }
             }
             // A HEAD's error has no document, and guessing would call a broken key an absent file.
-            Method::HEAD if status < 500 => match self.first_byte(key, deadline).await {
+            Method::HEAD if status < 500 => match {
+                received.leave();
+                self.first_byte(key, deadline).await
+            } {
                 Ok((status, _)) if status < 400 => return Outcome::Error(502),
                 Ok(told) => told,
                 Err(outcome) => return outcome,
             },
             Method::HEAD => (status, None),
-            _ => (status, answer::error_code(&received.peek_body(ERROR_BYTES).await).map(str::to_owned)),
+            _ => (status, answer::error_code(&received.peek_body(ERROR_BYTES, deadline).await).map(str::to_owned)),
         };
         let code = code.as_deref();
+        received.leave();
         let denied =
             if status == 403 && code == Some("AccessDenied") { self.denied().await } else { Denied::MeansDenied };
         let outcome = answer::outcome(status, code, denied);
@@ -180,7 +199,7 @@ impl S3Origin {
         fields.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
         let mut answer = self.send(&Method::GET, key, &fields, deadline).await?;
         let status = answer.status();
-        let document = if status >= 400 { answer.peek_body(ERROR_BYTES).await } else { Vec::new() };
+        let document = if status >= 400 { answer.peek_body(ERROR_BYTES, deadline).await } else { Vec::new() };
         answer.discard().await;
         Ok((status, answer::error_code(&document).map(str::to_owned)))
     }
@@ -217,7 +236,8 @@ impl Origin for S3Origin {
                 fields.to_mut().remove(header::IF_RANGE);
                 continue;
             }
-            let outcome = self.judge(&key, ask.method, &mut answer, ask.deadline).await;
+            let outcome =
+                self.judge(&key, ask.method, fields.contains_key(header::RANGE), &mut answer, ask.deadline).await;
             // S3 asks for a pause with 503 SlowDown: one, jittered, if there is time for it.
             let pause = Duration::from_millis(100 + u64::from(rand::random::<u8>()));
             let busy = matches!(outcome, Outcome::Busy(Busy::Status(_)));

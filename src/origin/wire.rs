@@ -16,7 +16,7 @@ use pingora::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::framing::{Malformed, Watch};
+use crate::framing::{Body, Malformed, Watch};
 
 pub struct Wire {
     stream: Stream,
@@ -41,10 +41,19 @@ impl Wire {
         }
     }
 
-    /// The answer's heads, `length` bytes with all interim ones, have been read from `stream`.
+    /// An interim head of this many bytes is over.
+    pub fn drop_interim(stream: &Stream, length: usize) {
+        if let Some(wire) = Wire::of(stream) {
+            wire.watch().drop_interim(length);
+        }
+    }
+
+    /// The answer's head, of this many bytes, has been read from `stream`.
     pub fn begin_body(stream: &Stream, length: usize, chunked: bool) -> Result<(), Malformed> {
+        // Only chunks need following: Pingora counts lengths right.
+        let body = if chunked { Body::Chunked } else { Body::UntilClose };
         match Wire::of(stream) {
-            Some(wire) => wire.watch().begin_body(Some(length), chunked).map(|_| ()),
+            Some(wire) => wire.watch().begin_body(Some(length), body).map(|_| ()),
             None => Ok(()),
         }
     }

@@ -251,3 +251,22 @@ fn slow_readers_of_a_large_object_cost_no_memory() {
     let whole = hopfall.get("/large.bin");
     assert_eq!((whole.body.len(), whole.complete), (size, true));
 }
+
+/// A reader that is slow and steady is not taken for one that stalls.
+#[test]
+fn a_steady_slow_reader_is_served() {
+    let node = Origin::always(Reply::ok(vec![b'x'; 8 << 20]));
+    let hopfall = Fleet::new().node("node", node.addr()).listener("stall_timeout: 1s").start();
+    let mut client = hopfall.connect();
+    client.request("GET", "/x", &[]);
+    let began = Instant::now();
+    let mut read = 0;
+    // 100 KiB at a time, ten times a second: for the kernel's megabytes that would be a stall.
+    while began.elapsed() < Duration::from_secs(4) {
+        let next = Instant::now() + Duration::from_millis(100);
+        read += client.read_some(100 * 1024).unwrap().len();
+        becomes(Duration::from_millis(100), || Instant::now() >= next);
+    }
+    assert!(read > 1 << 20, "{read}");
+    assert!(hopfall.access_log().is_empty(), "it was cut: {:?}", hopfall.access_log());
+}

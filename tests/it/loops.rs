@@ -268,3 +268,58 @@ fn an_upload_that_a_node_sends_back_comes_to_an_end() {
         assert!(hopfall.metrics().value("hopfall_loops_total", &[("node", "a")]) > 0.0, "{address}");
     }
 }
+
+/// The second pool of a chain is bounded as the first one is.
+#[test]
+fn neighbours_in_a_second_pool_cannot_make_a_loop() {
+    let web = hopfall::reserve();
+    let near = Nginx::with_files(&[]);
+    let far: Vec<Nginx> = (0..2).map(|_| Nginx::builder().miss_proxied_to(web, HeaderMode::Dropped).start()).collect();
+    let yaml = format!(
+        "listeners: [{{ name: web, address: \"{{web}}\", route: r }}]
+pools:
+  near: {{ nodes: [{{ name: near, address: \"{}\" }}] }}
+  far: {{ nodes: [{{ name: a, address: \"{}\" }}, {{ name: b, address: \"{}\" }}] }}
+routes:
+  r: {{ chain: [near, far] }}
+admin: {{ address: \"{{admin}}\" }}
+",
+        near.addr(),
+        far[0].addr(),
+        far[1].addr()
+    );
+    let hopfall = Hopfall::builder(&yaml).address("web", web).start();
+    assert!(matches!(hopfall.get("/missing.jpg").status, 404 | 503));
+    for node in &far {
+        assert!(node.requests().len() <= 2, "{} requests", node.requests().len());
+    }
+    assert!(near.requests().len() <= 4);
+}
+
+/// A client cannot hide our name behind an unclosed comment, a quote or a byte beyond ASCII, not even where
+/// a node joins lines.
+#[test]
+fn a_client_cannot_switch_the_detection_off() {
+    for (via, cdn_loop) in [("1.1 a (", "a;x=\""), ("1.1 \u{e9}", "\u{e9}")] {
+        let web = hopfall::reserve();
+        let node = Nginx::at("127.0.0.2").miss_proxied_to(web, HeaderMode::Kept).proxy_bind("127.0.0.9").start();
+        let hopfall = Fleet::new().node("a", node.addr()).builder().address("web", web).start();
+        let answer = hopfall.connect().request("GET", "/x", &[("Via", via), ("CDN-Loop", cdn_loop)]).response();
+        assert_eq!(answer.status, 404);
+        assert_eq!(node.requests().len(), 1);
+        let hops = node.requests()[0].clone();
+        assert!(hops.header("via").unwrap().contains(", 1.1 hopfall-"), "one line: {:?}", hops.header("via"));
+    }
+}
+
+/// An endpoint of S3 may be a name that leads back to hopfall.
+#[test]
+fn a_store_that_is_hopfall_itself_cannot_make_a_loop() {
+    let web = hopfall::reserve();
+    let node = Nginx::at("127.0.0.2").start();
+    let fleet = Fleet::new().node("a", node.addr()).store("cats", web, "AK", "SK");
+    let hopfall = fleet.builder().address("web", web).start();
+    assert_eq!(hopfall.get("/x").status, 404);
+    assert_eq!(node.requests_for("/x").len(), 1);
+    assert!(hopfall.metrics().value("hopfall_loops_total", &[("node", "s3")]) > 0.0);
+}

@@ -179,3 +179,17 @@ fn a_websocket_works() {
     assert!(head.contains("upgrade: websocket") && head.contains("via: 1.1 hopfall-"), "{head}");
     assert!(client.closes_within(Duration::from_secs(5)));
 }
+
+#[test]
+fn a_head_that_no_proxy_may_pass_on_is_502_here_too() {
+    for raw in [
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nEVIL",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    ] {
+        let node = Origin::always(Reply::raw(raw));
+        let hopfall = start(&node);
+        let answer = hopfall.connect().upload("POST", "/x", &[], b"hello").response();
+        assert_eq!(answer.status, 502, "{raw:?}: {}", answer.text());
+    }
+}

@@ -114,7 +114,10 @@ fn the_store_sees_only_what_it_must() {
     assert!(request.header("x-amz-date").is_some());
     let mut names: Vec<_> = request.headers.iter().map(|(name, _)| name.to_lowercase()).collect();
     names.sort();
-    assert_eq!(names, ["authorization", "host", "if-none-match", "range", "x-amz-content-sha256", "x-amz-date"]);
+    assert_eq!(
+        names,
+        ["authorization", "cdn-loop", "host", "if-none-match", "range", "via", "x-amz-content-sha256", "x-amz-date"]
+    );
 }
 
 #[test]
@@ -237,4 +240,41 @@ fn an_upload_never_reaches_a_store() {
     let hopfall = fleet(&origin).start();
     let answer = hopfall.connect().upload("PUT", "/cat.jpg", &[], b"x").response();
     assert_eq!((answer.status, answer.header("allow")), (405, Some("GET, HEAD")));
+}
+
+/// HEAD's second question must not wait for the place that its first one holds.
+#[test]
+fn many_heads_of_absent_keys_do_not_wait_for_each_other() {
+    let origin = Origin::respond(|_| Reply::status(403).body(document("AccessDenied")));
+    let hopfall = fleet(&origin).store_key("max_in_flight: 4").store_key("queue_timeout: 2s").start();
+    hopfall.wait_for_log("a missing key is 403 here");
+    let clients: Vec<_> = (0..16)
+        .map(|i| {
+            let mut client = hopfall.connect();
+            client.request("HEAD", &format!("/{i}.jpg"), &[]);
+            client
+        })
+        .collect();
+    for mut client in clients {
+        assert_eq!(client.response().status, 404);
+    }
+}
+
+#[test]
+fn an_error_document_that_takes_its_time_is_waited_for() {
+    let late = |code: &str, status: u16| {
+        let document = document(code);
+        let pace = document.len() / 2;
+        Reply::status(status).body(document).slow_body(pace, std::time::Duration::from_millis(400))
+    };
+    for (code, status, expected) in [("NoSuchBucket", 404, 502), ("NoSuchKey", 404, 404)] {
+        let origin = store(late(code, status));
+        assert_eq!(fleet(&origin).start().get("/cat.jpg").status, expected, "{code}");
+    }
+}
+
+#[test]
+fn a_part_that_nobody_asked_for_is_not_served_as_the_whole() {
+    let origin = store(Reply::status(206).header("Content-Range", "bytes 0-3/10").body("meow"));
+    assert_eq!(fleet(&origin).start().get("/cat.jpg").status, 502);
 }
