@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -15,7 +16,7 @@ import proxies
 import report
 import scenarios
 from nodes import Nodes, self_signed
-from processes import Failed
+from processes import TICKS, Failed
 
 
 class World:
@@ -25,6 +26,18 @@ class World:
         self.work, self.hopfall, self.proxy_core = work, hopfall, proxy_core
         self.upstreams = {"a": storage.a.port, "b": storage.b.port, "s3": storage.s3.port}
         self.certificate, self.key, self.both = self_signed(work)
+
+
+def machine_busy():
+    """CPU seconds that the whole machine has spent so far, but not waiting, idle or taken away by its host."""
+    with open("/proc/stat", encoding="utf-8") as f:
+        user, nice, system, _, _, irq, softirq = map(int, f.readline().split()[1:8])
+    return (user + nice + system + irq + softirq) / TICKS
+
+
+def own_busy():
+    """CPU seconds of this process and of all that it started and that have ended."""
+    return sum(u.ru_utime + u.ru_stime for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
 
 
 def check_answers(proxy, scenario, meter):
@@ -97,6 +110,7 @@ def main():
     work = Path(tempfile.mkdtemp(prefix="hopfall-bench-"))
     work.chmod(0o755)
     storage, running, results, left_out, began = None, [], {}, {}, time.monotonic()
+    busy = machine_busy() - own_busy()
     try:
         storage = Nodes(work)
         storage.start()
@@ -108,23 +122,24 @@ def main():
             print(f"[{time.monotonic() - began:4.0f} s] {scenario.name}: {scenario.title}", file=sys.stderr, flush=True)
             results[scenario.name] = run_scenario(scenario, chosen.proxies, world, meter, rounds, running)
             left_out[scenario.name] = [(p.NAME, p.CANNOT[scenario.name]) for p in chosen.proxies if scenario.name in p.CANNOT]
-        words = ["bench/run"] + ["--quick"] * chosen.quick + chosen.scenario
-        text = report.document(
-            results, left_out, [p.NAME for p in chosen.proxies], {p.NAME: p.version(world) for p in chosen.proxies},
-            {"command": " ".join(words), "rounds": rounds, "seconds": seconds, "cores": len(cores)},
-        )  # fmt: skip
+        versions = {p.NAME: p.version(world) for p in chosen.proxies}
     finally:
         for server in [*running, *([storage] if storage else [])]:
             server.stop()
         shutil.rmtree(work, ignore_errors=True)
 
+    took = time.monotonic() - began
+    others = max(0.0, machine_busy() - own_busy() - busy) / took
+    command = " ".join(["bench/run"] + ["--quick"] * chosen.quick + chosen.scenario)
+    setup = {"command": command, "rounds": rounds, "seconds": seconds, "cores": len(cores), "others": others}
+    text = report.document(results, left_out, list(versions), versions, setup)
     print(text)
     out = chosen.out
     if out is None and not (chosen.quick or chosen.scenario):
         out = Path(__file__).parent / "results.md"
     if out:
         out.write_text(text, encoding="utf-8")
-    print(f"[{time.monotonic() - began:4.0f} s] done{f': {out}' if out else ''}", file=sys.stderr)
+    print(f"[{took:4.0f} s] done{f': {out}' if out else ''}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def document(results, left_out, proxies, versions, setup):
         "",
         f"Written by `{setup['command']}`: medians of {setup['rounds']} interleaved "
         f"{'round' if setup['rounds'] == 1 else 'rounds'} of {setup['seconds']:g} s closed and {setup['seconds']:g} s "
-        f"open loop, on {setup['cores']} cores.",
+        f"open loop, on {setup['cores']} cores, of which other programs meanwhile used {setup['others']:.2f}.",
         ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
         "",
         "One proxy thread on one core; load program, two nginx nodes and an nginx in S3's place together on another. "

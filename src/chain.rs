@@ -354,7 +354,8 @@ impl Chain {
             match timeout_at(until, session.write_response_body(piece, false)).await {
                 Ok(Ok(())) => {
                     trip.sent += length;
-                    if from_store {
+                    if let Chosen::Store(store) = chosen {
+                        store.pay_for(length);
                         trip.from_store += length;
                         self.metrics.s3_bytes.inc_by(length);
                     }

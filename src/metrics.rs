@@ -3,8 +3,8 @@
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// All metrics of one process.
@@ -44,6 +44,10 @@ pub struct Metrics {
     pub s3_requests: IntCounterVec,
     /// Body bytes of S3 sent on to clients.
     pub s3_bytes: IntCounter,
+    /// Dollars spent on a store, by the prices of the config.
+    pub s3_cost: CounterVec,
+    /// Dollars spent on a store on this UTC day.
+    pub s3_cost_today: GaugeVec,
     /// Answers cut short after their head was sent.
     pub aborted: IntCounterVec,
     /// Requests refused for their shape, by status.
@@ -162,6 +166,20 @@ impl Metrics {
             s3_bytes: register(
                 &registry,
                 IntCounter::new(name("s3_bytes_total"), "Body bytes of S3 sent on to clients.")?,
+            )?,
+            s3_cost: register(
+                &registry,
+                CounterVec::new(
+                    Opts::new(name("s3_cost_dollars_total"), "Dollars spent on a store, by the prices of the config."),
+                    &["store"],
+                )?,
+            )?,
+            s3_cost_today: register(
+                &registry,
+                GaugeVec::new(
+                    Opts::new(name("s3_cost_today_dollars"), "Dollars spent on a store on this UTC day."),
+                    &["store"],
+                )?,
             )?,
             aborted: counters(
                 &registry,

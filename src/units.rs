@@ -64,6 +64,25 @@ impl Scalar for Bytes {
     }
 }
 
+/// An amount of dollars: `0.0004`, `25`. Kept in nanodollars.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Dollars(pub u64);
+
+impl Scalar for Dollars {
+    const KIND: &'static str = "number";
+    fn parse(text: &str) -> Result<Self, String> {
+        const ADVICE: &str = "write an amount of dollars, such as 0.0004 or 25, with at most nine decimals";
+        let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+        if whole.is_empty() || part.is_empty() || part.len() > 9 {
+            return Err(ADVICE.into());
+        }
+        let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse::<u64>().ok()).flatten();
+        let whole = digits(whole).and_then(|whole| whole.checked_mul(1_000_000_000)).ok_or(ADVICE)?;
+        let part = digits(&format!("{part:0<9}")).ok_or(ADVICE)?;
+        whole.checked_add(part).map(Dollars).ok_or_else(|| ADVICE.into())
+    }
+}
+
 /// A network of addresses in CIDR form (RFC 4632): `10.0.0.0/8`, `::1/128`, or one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
@@ -234,5 +253,10 @@ mod tests {
         assert_eq!(Bytes::parse("4096"), Ok(Bytes(4096)));
         assert!(Bytes::parse("many").is_err());
         assert!(Status::parse("200").is_err());
+        assert_eq!(Dollars::parse("0.0004"), Ok(Dollars(400_000)));
+        assert_eq!(Dollars::parse("25"), Ok(Dollars(25_000_000_000)));
+        for bad in ["", ".5", "1.", "-1", "1e3", "0.0000000001", "99999999999999"] {
+            assert!(Dollars::parse(bad).is_err(), "{bad}");
+        }
     }
 }

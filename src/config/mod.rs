@@ -16,6 +16,7 @@ use aws_credential_types::Credentials;
 use crate::fallback::Plan;
 use crate::health::Thresholds;
 use crate::hop::TargetId;
+use crate::s3::cost::Prices;
 use crate::shape::HeadLimits;
 use crate::units::{HostPort, Network, StatusSet};
 
@@ -145,6 +146,9 @@ pub struct Store {
     pub prefix: String,
     pub credentials: Credentials,
     pub on_403: OnDenied,
+    pub prices: Prices,
+    /// In nanodollars.
+    pub budget_per_day: Option<u64>,
     pub ca: Option<PathBuf>,
     pub bounds: Bounds,
 }

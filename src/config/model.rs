@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
 use serde_saphyr::{Location as Place, Spanned};
 
-use crate::units::{Bytes, HostPort, Network, Scalar, Status};
+use crate::units::{Bytes, Dollars, HostPort, Network, Scalar, Status};
 
 /// The whole file.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -259,6 +259,11 @@ pub struct Store {
     pub prefix: Option<Field<String>>,
     /// `env` (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN), or a mapping. Default `env`.
     pub credentials: Option<Credentials>,
+    /// What the store costs. Default: nothing is counted.
+    pub prices: Option<Prices>,
+    /// Dollars that may be spent on one UTC day, by `prices`. Past it the store is not asked, and what only it
+    /// has is 503. Default: no bound.
+    pub budget_per_day: Option<Field<Dollars>>,
     /// What `403 AccessDenied` means: `probe` asks the bucket once, with a random key, what absence looks
     /// like; `not_found` and `error` force it. Default `probe`.
     pub on_403: Option<Field<OnDenied>>,
@@ -278,6 +283,16 @@ pub struct Store {
     pub queue: Option<Field<u32>>,
     /// Longest wait for a place. Default 1s.
     pub queue_timeout: Option<Field<Duration>>,
+}
+
+/// What a store costs.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Prices {
+    /// Dollars for 1,000 requests. Default 0.
+    pub thousand_requests: Option<Field<Dollars>>,
+    /// Dollars for one GiB of bodies. Default 0.
+    pub gibibyte: Option<Field<Dollars>>,
 }
 
 /// An ordered chain.

@@ -18,8 +18,9 @@ use super::{
 use crate::fallback::{Plan, Stage};
 use crate::health::Thresholds;
 use crate::hop::TargetId;
+use crate::s3::cost::Prices;
 use crate::shape::{HeadLimits, is_host};
-use crate::units::{Bytes, HostPort, Scalar};
+use crate::units::{Bytes, Dollars, HostPort, Scalar};
 use crate::via::is_token;
 
 /// Statuses on which GET and HEAD go on, where the file does not say.
@@ -276,6 +277,12 @@ impl Resolver<'_> {
             addressing,
             prefix,
             credentials: self.credentials(name, store),
+            prices: Prices {
+                request: self.dollars(store.prices.as_ref().and_then(|prices| prices.thousand_requests.as_ref()))
+                    / 1000,
+                gibibyte: self.dollars(store.prices.as_ref().and_then(|prices| prices.gibibyte.as_ref())),
+            },
+            budget_per_day: store.budget_per_day.as_ref().map(|budget| self.dollars(Some(budget))),
             on_403: self.value(store.on_403.as_ref(), model::OnDenied::Probe),
             ca: store.ca.as_ref().map(|ca| PathBuf::from(ca.text())),
             bounds: Bounds {
@@ -539,6 +546,10 @@ impl Resolver<'_> {
             self.bad(field, "longer than a year", "write a shorter time: every wait has an end");
         }
         time.min(MOST_TIME)
+    }
+
+    fn dollars(&mut self, field: Option<&Field<Dollars>>) -> u64 {
+        self.value(field, Dollars(0)).0
     }
 
     fn count(&mut self, field: Option<&Field<u32>>, default: u32, low: u32, high: u32) -> usize {

@@ -201,7 +201,8 @@ impl Map {
 
     fn set(&self, hash: u64) -> &Set {
         // invariant: the count is a power of two, and the index is masked by it
-        &self.sets[(hash as usize) & (self.sets.len() - 1)]
+        let index = usize::try_from(hash & (self.sets.len() as u64 - 1)).unwrap_or(0);
+        &self.sets[index]
     }
 
     fn slot(&self, path: PathId) -> Option<(&Slot, u64)> {
@@ -264,7 +265,7 @@ impl Marks {
 }
 
 fn stamp(now: UnixTime) -> u64 {
-    (now / STEP & 0xffff) << TIME_SHIFT
+    ((now / STEP) & 0xffff) << TIME_SHIFT
 }
 
 /// Seconds since an entry was stamped, within the 36 hours after which stamps come again.

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -19,6 +19,7 @@ use crate::hop::TargetId;
 use crate::metrics::{Metrics, TargetMetrics};
 use crate::pool::{Endpoint, Gate};
 use crate::s3::answer::{self, Denied, ERROR_BYTES};
+use crate::s3::cost::{Day, Prices};
 use crate::s3::{key, sign};
 use crate::via::{Hop, Identity};
 
@@ -33,6 +34,7 @@ pub struct S3Origin {
     bucket: AtomicU8,
     /// When an operator was last told what is wrong, so that a broken key does not flood the log.
     told: Mutex<Option<Instant>>,
+    day: Mutex<Day>,
     /// An endpoint may be a name that leads back to us.
     hop: Hop,
 }
@@ -62,6 +64,7 @@ impl S3Origin {
             upstream: Upstream::new(connector(ca), bounds, store.tls.then(|| store.address.host.clone())),
             bucket: AtomicU8::new(BUCKET_UNKNOWN),
             told: Mutex::new(None),
+            day: Mutex::default(),
             hop: identity.hop(&store.name),
             config: store.clone(),
         }
@@ -69,6 +72,31 @@ impl S3Origin {
 
     pub fn target(&self) -> TargetId {
         self.config.target
+    }
+
+    /// Counts body bytes that the store is paid for.
+    pub fn pay_for(&self, bytes: u64) {
+        let nobody = Prices { request: 0, ..self.config.prices };
+        self.pay(nobody.of(bytes));
+    }
+
+    fn pay(&self, nanodollars: u64) {
+        if nanodollars == 0 {
+            return;
+        }
+        let name = self.config.name.as_str();
+        let dollars = |nanodollars: u64| nanodollars as f64 / 1e9;
+        self.all_metrics.s3_cost.with_label_values(&[name]).inc_by(dollars(nanodollars));
+        let now = unix_now();
+        let mut day = self.day.lock().unwrap_or_else(PoisonError::into_inner);
+        day.spend(nanodollars, now);
+        self.all_metrics.s3_cost_today.with_label_values(&[name]).set(dollars(day.spent(now)));
+    }
+
+    /// Whether the day's budget is spent.
+    fn is_broke(&self) -> bool {
+        let spent = || self.day.lock().unwrap_or_else(PoisonError::into_inner).spent(unix_now());
+        self.config.budget_per_day.is_some_and(|budget| spent() >= budget)
     }
 
     /// Asks for a random key, to learn how this bucket says "absent". False when there is no clear answer yet.
@@ -121,6 +149,7 @@ impl S3Origin {
             warn!("store {}: a request could not be made: {error:#}", self.config.name);
             Outcome::Down(Failure::ProxyInternalError)
         })?;
+        self.pay(self.config.prices.of(0));
         let sent = self.upstream.exchange(address, &request, deadline, &self.metrics.connects, permit).await;
         let code = sent.as_ref().map_or_else(|_| "error".to_owned(), |answer| answer.status().to_string());
         self.all_metrics.s3_requests.with_label_values(&[method.as_str(), code.as_str()]).inc();
@@ -172,14 +201,14 @@ impl S3Origin {
                 }
             }
             // A HEAD's error has no document, and guessing would call a broken key an absent file.
-            Method::HEAD if status < 500 => match {
+            Method::HEAD if status < 500 => {
                 received.leave();
-                self.first_byte(key, deadline).await
-            } {
-                Ok((status, _)) if status < 400 => return Outcome::Error(502),
-                Ok(told) => told,
-                Err(outcome) => return outcome,
-            },
+                match self.first_byte(key, deadline).await {
+                    Ok((status, _)) if status < 400 => return Outcome::Error(502),
+                    Ok(told) => told,
+                    Err(outcome) => return outcome,
+                }
+            }
             Method::HEAD => (status, None),
             _ => (status, answer::error_code(&received.peek_body(ERROR_BYTES, deadline).await).map(str::to_owned)),
         };
@@ -223,6 +252,9 @@ impl Origin for S3Origin {
         let Some(key) = key::object_key(&self.config.prefix, ask.target) else {
             return Asked::without_answer(Outcome::Absent(404));
         };
+        if self.is_broke() {
+            return Asked::without_answer(Outcome::Busy(Busy::Full));
+        }
         let mut fields = Cow::Borrowed(ask.for_store);
         let mut retried = false;
         loop {
@@ -260,4 +292,8 @@ fn is_part_of_another_version(answer: &Answer, asked: &HeaderMap) -> bool {
     let Some(if_range) = asked.get(header::IF_RANGE).filter(|_| answer.status() == 206) else { return false };
     let field = |name| answer.head().headers.get(name).map(HeaderValue::as_bytes);
     !answer::if_range_holds(if_range.as_bytes(), field(header::ETAG), field(header::LAST_MODIFIED))
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }

@@ -278,3 +278,29 @@ fn a_part_that_nobody_asked_for_is_not_served_as_the_whole() {
     let origin = store(Reply::status(206).header("Content-Range", "bytes 0-3/10").body("meow"));
     assert_eq!(fleet(&origin).start().get("/cat.jpg").status, 502);
 }
+
+#[test]
+fn what_s3_costs_is_counted_and_a_spent_budget_spares_the_nodes() {
+    let node = Nginx::with_files(&[("dog.jpg", b"woof")]);
+    let origin = store(Reply::ok(vec![b'x'; 1 << 20]));
+    let fleet = fleet(&origin).node("a", node.addr());
+    // Each object costs 0.001 + 1/1024 dollars, and the probe at start 0.001.
+    let hopfall =
+        fleet.store_key("prices: { thousand_requests: 1, gibibyte: 1 }").store_key("budget_per_day: 0.004").start();
+    let spent = |hopfall: &crate::support::hopfall::Hopfall| {
+        hopfall.metrics().value("hopfall_s3_cost_dollars_total", &[("store", "s3")])
+    };
+    wait_until("the probe is paid", PATIENCE, || spent(&hopfall) > 0.0009);
+    assert_eq!(hopfall.get("/1").status, 200);
+    let expected = 0.002 + 1.0 / 1024.0;
+    assert!((spent(&hopfall) - expected).abs() < 1e-6, "{}", spent(&hopfall));
+    let today = hopfall.metrics().value("hopfall_s3_cost_today_dollars", &[("store", "s3")]);
+    assert!((today - expected).abs() < 1e-6, "{today}");
+    assert_eq!(hopfall.get("/2").status, 200);
+    // Now more than 0.004 is spent.
+    let asked = origin.requests().len();
+    let broke = hopfall.get("/3");
+    assert_eq!((broke.status, broke.header("retry-after")), (503, Some("1")));
+    assert_eq!(origin.requests().len(), asked);
+    assert_eq!(hopfall.get("/dog.jpg").text(), "woof", "nodes go on");
+}
