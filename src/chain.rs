@@ -5,6 +5,7 @@
 //! whole.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -14,7 +15,7 @@ use log::{debug, warn};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use pingora::{Error, ErrorType, Result};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::config::Route;
 use crate::fallback::{Busy, Failure, Kind, Outcome, Plan, Refusal, Repeat, Search, Stage, Step, Verdict};
@@ -63,6 +64,7 @@ pub enum Certain {
 }
 
 /// A target in hand, with what it takes to ask it.
+#[derive(Clone, Copy)]
 enum Chosen<'a> {
     Node { pool: &'a Pool, node: &'a Node, origin: &'a NodeOrigin },
     Store(&'a S3Origin),
@@ -143,8 +145,8 @@ impl Chain {
                     return self.refuse(session, request, refusal, trip).await;
                 }
             };
-            let began = Instant::now();
-            let Asked { outcome, answer } = chosen.origin().ask(&ask).await;
+            let (chosen, began, Asked { outcome, answer }) =
+                self.ask(chosen, &mut search, request, &ask, &hints, trip).await;
             drop(turn);
             hints.learn(chosen.target(), outcome, trip.attempts.is_empty(), &self.metrics);
             self.record(&chosen, outcome, began.elapsed(), trip);
@@ -159,6 +161,106 @@ impl Chain {
                     return self.refuse(session, request, refusal, trip).await;
                 }
             }
+        }
+    }
+
+    /// Asks a target; and, where the pool hedges and the node keeps silent, the next node beside it. Gives the
+    /// one whose answer is to be judged; what came of the other is recorded.
+    async fn ask<'a>(
+        &'a self,
+        first: Chosen<'a>,
+        search: &mut Search<&Plan>,
+        request: &Request<'_>,
+        ask: &Ask<'_>,
+        hints: &Hints<'_>,
+        trip: &mut Trip,
+    ) -> (Chosen<'a>, Instant, Asked) {
+        let began = Instant::now();
+        let (Chosen::Node { pool, node, origin }, false) = (first, matches!(request.caller, Caller::Neighbour)) else {
+            let asked = first.origin().ask(ask).await;
+            return (first, began, asked);
+        };
+        let Some(rules) = &pool.config.hedge else { return (first, began, origin.ask(ask).await) };
+        pool.hedges.earn(rules);
+        let mut asking = pin!(origin.ask(ask));
+        tokio::select! {
+            asked = &mut asking => return (first, began, heard(node, began, asked)),
+            () = sleep(node.latency.patience(rules)) => {}
+        }
+        let other = self.node_to_hedge_with(search, pool, hints, ask.deadline);
+        let Some(second) = other else {
+            let asked = asking.await;
+            return (first, began, heard(node, began, asked));
+        };
+        let began_second = Instant::now();
+        let mut asking_second = pin!(second.origin().ask(ask));
+        let hedged = |won| self.metrics.hedges.with_label_values(&[pool.name(), node.name.as_str(), won]).inc();
+        let is_good = |asked: &Asked| matches!(asked.outcome, Outcome::Found(_));
+        tokio::select! {
+            asked = &mut asking => {
+                let asked = heard(node, began, asked);
+                if is_good(&asked) {
+                    hedged("first");
+                    self.record(&second, Outcome::Dropped, began_second.elapsed(), trip);
+                    return (first, began, asked);
+                }
+                hedged("second");
+                self.set_aside(&first, began, asked, search, hints, trip).await;
+                let asked = asking_second.await;
+                (second, began_second, asked)
+            }
+            asked = &mut asking_second => {
+                if is_good(&asked) {
+                    hedged("second");
+                    if node.silence.left_behind(self.snapshot.now()) {
+                        warn!("node {} of pool {} keeps silent, and is asked last for now", node.name, pool.name());
+                    }
+                    self.record(&first, Outcome::Dropped, began.elapsed(), trip);
+                    return (second, began_second, asked);
+                }
+                hedged("first");
+                self.set_aside(&second, began_second, asked, search, hints, trip).await;
+                let asked = asking.await;
+                (first, began, heard(node, began, asked))
+            }
+        }
+    }
+
+    /// The next node of this pool that is up and not asked yet, if the budget allows one more request.
+    fn node_to_hedge_with<'a>(
+        &'a self,
+        search: &mut Search<&Plan>,
+        pool: &Pool,
+        hints: &Hints<'_>,
+        deadline: Instant,
+    ) -> Option<Chosen<'a>> {
+        let now = self.snapshot.now();
+        let same_pool =
+            search.pool().and_then(|index| self.snapshot.pools.get(index)).is_some_and(|p| std::ptr::eq(p, pool));
+        let node = pool.pick(search.visited(), now, |target| hints.of(target)).filter(|_| same_pool)?;
+        let fit = node.is_up(now) && !node.silence.is_silent(now) && hints.of(node.target) != Mark::Lacks;
+        if !fit || !pool.hedges.spend() {
+            return None;
+        }
+        self.next(search, Some(node.target), hints, deadline).ok()
+    }
+
+    /// Takes in an answer that is not the one to serve, while another is awaited.
+    async fn set_aside(
+        &self,
+        chosen: &Chosen<'_>,
+        began: Instant,
+        asked: Asked,
+        search: &mut Search<&Plan>,
+        hints: &Hints<'_>,
+        trip: &mut Trip,
+    ) {
+        hints.learn(chosen.target(), asked.outcome, trip.attempts.is_empty(), &self.metrics);
+        self.record(chosen, asked.outcome, began.elapsed(), trip);
+        // GET and HEAD: whatever it is, it is noted, and the walk goes on.
+        search.judge(chosen.kind(), asked.outcome);
+        if let Some(answer) = asked.answer {
+            answer.discard().await;
         }
     }
 
@@ -292,7 +394,7 @@ impl Chain {
             Chosen::Node { pool, node, .. } => {
                 node.metrics.attempted(outcome.as_str());
                 let signal = if outcome.harms_health() { Signal::RequestFailed } else { Signal::RequestPassed };
-                if !matches!(outcome, Outcome::Busy(_)) || outcome.harms_health() {
+                if !matches!(outcome, Outcome::Busy(_) | Outcome::Dropped) || outcome.harms_health() {
                     pool.observe(node, signal, self.snapshot.now(), &self.metrics);
                 }
                 (node.name.as_str(), pool.name())
@@ -465,7 +567,7 @@ pub fn unix_now() -> UnixTime {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-impl Chosen<'_> {
+impl<'a> Chosen<'a> {
     fn target(&self) -> TargetId {
         match self {
             Chosen::Node { node, .. } => node.target,
@@ -473,10 +575,10 @@ impl Chosen<'_> {
         }
     }
 
-    fn origin(&self) -> &dyn Origin {
+    fn origin(self) -> &'a dyn Origin {
         match self {
-            Chosen::Node { origin, .. } => *origin,
-            Chosen::Store(store) => *store,
+            Chosen::Node { origin, .. } => origin,
+            Chosen::Store(store) => store,
         }
     }
 
@@ -494,6 +596,15 @@ fn abort(side: &'static str, failure: Failure, trip: &mut Trip) -> Box<Error> {
     trip.aborted = Some(side);
     trip.failure = Some(failure);
     Error::explain(ErrorType::InternalError, "answer cut short")
+}
+
+/// Notes that a node has sent a head, and how long it took.
+fn heard(node: &Node, began: Instant, asked: Asked) -> Asked {
+    if asked.answer.is_some() {
+        node.latency.observe(began.elapsed());
+        node.silence.spoke();
+    }
+    asked
 }
 
 /// Sends a short answer of our own with a body that says its status.

@@ -45,6 +45,8 @@ pub enum Outcome {
     Broken(Failure),
     /// The store refuses us for a reason that an operator must mend: a wrong key, a wrong region.
     Misconfigured(u16),
+    /// Another target answered first; this one was left (hedging).
+    Dropped,
 }
 
 /// Why a target would not serve now.
@@ -111,6 +113,7 @@ impl Outcome {
             Outcome::Down(_) => "down",
             Outcome::Broken(_) => "broken",
             Outcome::Misconfigured(_) => "misconfigured",
+            Outcome::Dropped => "dropped",
         }
     }
 
@@ -122,7 +125,7 @@ impl Outcome {
             | Outcome::Error(status)
             | Outcome::Misconfigured(status) => Some(status),
             Outcome::Busy(Busy::Status(status)) => Some(status),
-            Outcome::Busy(Busy::Full) | Outcome::Down(_) | Outcome::Broken(_) => None,
+            Outcome::Busy(Busy::Full) | Outcome::Down(_) | Outcome::Broken(_) | Outcome::Dropped => None,
         }
     }
 
@@ -141,7 +144,7 @@ impl Outcome {
             Outcome::Error(status) | Outcome::Busy(Busy::Status(status)) | Outcome::Found(status) => {
                 (500..600).contains(&status) && status != 501 && status != 505
             }
-            Outcome::Absent(_) | Outcome::Busy(Busy::Full) | Outcome::Misconfigured(_) => false,
+            Outcome::Absent(_) | Outcome::Busy(Busy::Full) | Outcome::Misconfigured(_) | Outcome::Dropped => false,
         }
     }
 }
@@ -287,7 +290,7 @@ impl<P: Deref<Target = Plan>> Search<P> {
         }
         self.note(match (outcome, kind) {
             (Outcome::Absent(_), _) => Gravity::Absent,
-            (Outcome::Busy(_), _) => Gravity::Unavailable,
+            (Outcome::Busy(_) | Outcome::Dropped, _) => Gravity::Unavailable,
             (Outcome::Down(failure) | Outcome::Broken(failure), Kind::Store) if failure.is_timeout() => {
                 Gravity::StoreTimeout
             }

@@ -55,6 +55,7 @@ pub mod fallback;
 pub mod framing;
 pub mod headers;
 pub mod health;
+pub mod hedge;
 pub mod hop;
 pub mod keep;
 pub mod location;

@@ -30,6 +30,8 @@ pub struct Metrics {
     pub location_entries: IntGauge,
     /// Requests that a node sent back to us, by the node.
     pub loops: IntCounterVec,
+    /// Second nodes asked beside a silent first one, by the first, and by whether the second won.
+    pub hedges: IntCounterVec,
     /// 1 while a node is up.
     pub node_up: IntGaugeVec,
     /// Requests in flight to a node.
@@ -131,6 +133,12 @@ impl Metrics {
                 "loops_total",
                 "Requests that a node sent back to us, by the node that points back.",
                 &["node"],
+            )?,
+            hedges: counters(
+                &registry,
+                "hedges_total",
+                "Second nodes asked beside a silent first one, by the first, and by who won.",
+                &["pool", "node", "won"],
             )?,
             node_up: gauges(&registry, "node_up", "1 while a node is up.", &["pool", "node"])?,
             node_connections: gauges(

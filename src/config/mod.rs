@@ -15,6 +15,7 @@ use aws_credential_types::Credentials;
 
 use crate::fallback::Plan;
 use crate::health::Thresholds;
+use crate::hedge;
 use crate::hop::TargetId;
 use crate::s3::cost::Prices;
 use crate::shape::HeadLimits;
@@ -95,6 +96,7 @@ pub struct Pool {
     pub host: Option<String>,
     pub bounds: Bounds,
     pub tunnel_timeout: Duration,
+    pub hedge: Option<hedge::Rules>,
     pub health: Health,
     pub nodes: Vec<Node>,
 }

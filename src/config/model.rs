@@ -194,11 +194,28 @@ pub struct Pool {
     pub queue: Option<Field<u32>>,
     /// Longest wait for a place. Default 500ms.
     pub queue_timeout: Option<Field<Duration>>,
+    /// Whether GET and HEAD are also asked of a second node when the first keeps silent for longer than it
+    /// ever does. Default: no; `hedge: {}` turns it on.
+    pub hedge: Option<Hedge>,
     /// How a node is found to be up or down.
     pub health: Option<Health>,
     /// The nodes. At least one.
     #[schemars(length(min = 1))]
     pub nodes: Vec<Node>,
+}
+
+/// When a second node is asked beside the first. The first good head wins, the other request is dropped. A
+/// store is never asked so.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Hedge {
+    /// Shortest wait before a second node is asked. Between the two bounds, it is about the 97th percentile
+    /// of the node's own heads. Default 20ms.
+    pub floor: Option<Field<Duration>>,
+    /// Longest wait. Default 150ms.
+    pub ceiling: Option<Field<Duration>>,
+    /// Extra requests that there may be, in percent of all; up to 200 are saved up. Default 5.
+    pub budget: Option<Field<u32>>,
 }
 
 /// How nodes are found to be up or down.

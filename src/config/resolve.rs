@@ -17,6 +17,7 @@ use super::{
 };
 use crate::fallback::{Plan, Stage};
 use crate::health::Thresholds;
+use crate::hedge;
 use crate::hop::TargetId;
 use crate::s3::cost::Prices;
 use crate::shape::{HeadLimits, is_host};
@@ -184,6 +185,7 @@ impl Resolver<'_> {
                 queue_timeout: self.time(pool.queue_timeout.as_ref(), Duration::from_millis(500)),
             },
             tunnel_timeout: self.time(pool.tunnel_timeout.as_ref(), secs(60)),
+            hedge: pool.hedge.as_ref().map(|hedge| self.hedge(hedge)),
             health: self.health(pool.health.as_ref()),
             nodes: pool.nodes.iter().map(|node| self.node(node)).collect(),
         }
@@ -199,6 +201,18 @@ impl Resolver<'_> {
             weight: u32::try_from(self.count(node.weight.as_ref(), 1, 1, 255)).unwrap_or(1),
             target,
         }
+    }
+
+    fn hedge(&mut self, hedge: &model::Hedge) -> hedge::Rules {
+        let floor = self.time(hedge.floor.as_ref(), Duration::from_millis(20));
+        let ceiling = self.time(hedge.ceiling.as_ref(), Duration::from_millis(150));
+        if let Some(field) = hedge.floor.as_ref().or(hedge.ceiling.as_ref())
+            && floor > ceiling
+        {
+            self.bad(field, "`floor` is above `ceiling`", "write a floor below the ceiling");
+        }
+        let budget = u32::try_from(self.count(hedge.budget.as_ref(), 5, 1, 100)).unwrap_or(5);
+        hedge::Rules { floor: floor.min(ceiling), ceiling, budget }
     }
 
     fn health(&mut self, health: Option<&model::Health>) -> Health {

@@ -13,6 +13,7 @@ pub use node::{Endpoint, Node};
 
 use crate::config;
 use crate::health::{Change, Signal};
+use crate::hedge::Budget;
 use crate::hop::{TargetId, Visited};
 use crate::location::Mark;
 use crate::metrics::Metrics;
@@ -23,6 +24,8 @@ pub struct Pool {
     pub config: config::Pool,
     pub nodes: Vec<Arc<Node>>,
     robin: Mutex<Robin>,
+    /// The extra requests that hedging may make.
+    pub hedges: Budget,
 }
 
 /// Smooth weighted round robin, as nginx does it.
@@ -39,7 +42,7 @@ impl Pool {
         let nodes: Vec<_> =
             config.nodes.iter().map(|node| Arc::new(Node::new(node, config, identity, metrics))).collect();
         let robin = Robin { totals: vec![0; nodes.len()], candidates: Vec::new() };
-        Pool { config: config.clone(), nodes, robin: Mutex::new(robin) }
+        Pool { config: config.clone(), nodes, robin: Mutex::new(robin), hedges: Budget::new() }
     }
 
     pub fn name(&self) -> &str {
@@ -55,7 +58,8 @@ impl Pool {
         let mut best = None;
         for (i, node) in self.nodes.iter().enumerate().filter(|(_, node)| !visited.contains(node.target)) {
             // Read once: health and places change under our eyes.
-            let rank = (!node.is_up(now), node.gate.is_full(), hint(node.target));
+            let away = !node.is_up(now) || node.silence.is_silent(now);
+            let rank = (away, node.gate.is_full(), hint(node.target));
             if best.is_none_or(|best| rank < best) {
                 best = Some(rank);
                 candidates.clear();

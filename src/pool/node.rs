@@ -10,6 +10,7 @@ use arc_swap::ArcSwapOption;
 use super::Gate;
 use crate::config;
 use crate::health::{Change, Health, Signal, Thresholds};
+use crate::hedge::{Latency, Silence};
 use crate::hop::TargetId;
 use crate::metrics::{Metrics, TargetMetrics};
 use crate::units::HostPort;
@@ -55,6 +56,8 @@ pub struct Node {
     /// What requests to this node carry in `Via` and `CDN-Loop`.
     pub hop: Hop,
     pub metrics: TargetMetrics,
+    pub latency: Latency,
+    pub silence: Silence,
     health: Mutex<Health>,
     /// Read on every request, so that the lock is taken only when something is amiss.
     spotless: AtomicBool,
@@ -78,6 +81,8 @@ impl Node {
             ),
             hop: identity.hop(&node.name),
             metrics: target_metrics,
+            latency: Latency::new(),
+            silence: Silence::default(),
             health: Mutex::new(Health::default()),
             spotless: AtomicBool::new(true),
         }

@@ -79,6 +79,7 @@ listeners:
 pools:
   images:
     health: { host: images.example.com }
+    hedge: {}
     nodes:
       - { name: chitoge, address: "192.168.1.10:80" }
       - { name: taiga, address: "192.168.1.11:80" }

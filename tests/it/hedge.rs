@@ -1,0 +1,111 @@
+//! Hedging: a node that hangs must not be felt, and nothing is doubled, glued or wasted for it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::support::client::Client;
+use crate::support::fleet::Fleet;
+use crate::support::nginx::Nginx;
+use crate::support::origin::{Origin, Reply};
+use crate::support::wait::{PATIENCE, becomes, wait_until};
+
+fn hedged(fleet: Fleet) -> Fleet {
+    fleet.pool("hedge: { floor: 20ms, ceiling: 100ms }").pool("from_nodes: trust").pool("header_timeout: 2s")
+}
+
+#[test]
+fn a_node_that_hangs_is_not_felt() {
+    let mut frozen = Nginx::with_files(&[("cat.jpg", b"meow")]);
+    let other = Nginx::with_files(&[("cat.jpg", b"meow")]);
+    let hopfall = hedged(Fleet::new().node("frozen", frozen.addr()).node("other", other.addr())).start();
+    let web = hopfall.web();
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let stop = stop.clone();
+            std::thread::spawn(move || {
+                let mut client = Client::connect(web);
+                let mut took = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let began = Instant::now();
+                    let answer = client.request("GET", "/cat.jpg", &[]).response();
+                    assert_eq!((answer.status, answer.text().as_str()), (200, "meow"));
+                    took.push(began.elapsed());
+                }
+                took
+            })
+        })
+        .collect();
+    wait_until("some requests", PATIENCE, || frozen.requests().len() > 50);
+    frozen.stop();
+    let end = Instant::now() + Duration::from_millis(3500);
+    becomes(Duration::from_secs(10), || Instant::now() >= end);
+    frozen.cont();
+    stop.store(true, Ordering::Relaxed);
+    let mut took: Vec<Duration> = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
+    took.sort();
+    let p99 = took[took.len() * 99 / 100];
+    println!("{} requests through a hang of 3.5 s: p99 {p99:?}, longest {:?}", took.len(), took.last().unwrap());
+    // No request waited for the timeout of 2 s. (How fast they were is the benchmark's to say.)
+    assert!(took.last().unwrap() < &Duration::from_millis(1500), "{:?}", took.last());
+    hopfall.wait_for_log("node frozen of pool images keeps silent");
+    let metrics = hopfall.metrics();
+    assert!(metrics.value("hopfall_hedges_total", &[("node", "frozen"), ("won", "second")]) >= 3.0);
+    assert!(metrics.value("hopfall_attempts_total", &[("node", "frozen"), ("outcome", "dropped")]) >= 3.0);
+}
+
+#[test]
+fn the_first_good_head_wins_whoever_sends_it() {
+    let slow = |body: &'static str, status, ms| {
+        Origin::always(Reply::status(status).body(body).delay(Duration::from_millis(ms)))
+    };
+    // the slow first node, the second one, what the client gets
+    let cases = [
+        (slow("first", 200, 400), slow("second", 200, 0), 200, "second"),
+        (slow("first", 200, 300), slow("second", 404, 0), 200, "first"),
+        (slow("first", 404, 300), slow("second", 200, 300), 200, "second"),
+        (slow("first", 404, 300), slow("second", 404, 0), 404, "404 Not Found\n"),
+        (slow("first", 200, 200), slow("second", 200, 900), 200, "first"),
+    ];
+    for (i, (first, second, status, body)) in cases.into_iter().enumerate() {
+        let fleet = Fleet::new().node_with("first", first.addr(), "weight: 255").node("second", second.addr());
+        let hopfall = hedged(fleet).start();
+        let mut client = hopfall.connect();
+        for _ in 0..2 {
+            let answer = client.request("GET", "/x", &[]).response();
+            assert_eq!((answer.status, answer.text().as_str(), answer.complete), (status, body, true), "case {i}");
+        }
+        assert!(first.requests().len() <= 2 && second.requests().len() <= 2, "case {i}: a node was asked twice");
+    }
+}
+
+#[test]
+fn a_write_is_never_hedged_and_neither_is_a_store() {
+    let slow = Origin::always(Reply::ok("slow").delay(Duration::from_millis(400)));
+    let other = Origin::always(Reply::ok("other"));
+    let fleet = Fleet::new().node_with("slow", slow.addr(), "weight: 255").node("other", other.addr());
+    let hopfall = hedged(fleet).start();
+    for method in ["POST", "PUT", "DELETE"] {
+        assert_eq!(hopfall.connect().upload(method, "/x", &[], b"hello").response().text(), "slow");
+    }
+    assert_eq!((slow.requests().len(), other.requests().len()), (3, 0));
+
+    let store = Origin::always(Reply::status(404).body("<Error><Code>NoSuchKey</Code></Error>"));
+    let hopfall = hedged(Fleet::new().node("slow", slow.addr()).store("cats", store.addr(), "AK", "SK")).start();
+    assert_eq!(hopfall.get("/x").text(), "slow");
+    assert!(store.requests().iter().all(|request| request.target.contains("probe")));
+}
+
+#[test]
+fn it_costs_nothing_when_all_is_well_and_has_a_budget_when_not() {
+    let (a, b) = (Nginx::with_files(&[("cat.jpg", b"x")]), Nginx::with_files(&[("cat.jpg", b"x")]));
+    let hopfall = hedged(Fleet::new().node("a", a.addr()).node("b", b.addr())).start();
+    let mut client = hopfall.connect();
+    for _ in 0..500 {
+        client.request("GET", "/cat.jpg", &[]).response();
+    }
+    let hedges = hopfall.metrics().sum("hopfall_hedges_total", &[]);
+    assert!(a.requests().len() + b.requests().len() <= 500 + hedges as usize);
+    assert!(hedges <= 25.0, "{hedges} of 500 requests were hedged");
+}
