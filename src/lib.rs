@@ -23,11 +23,11 @@
 //! | floor | modules |
 //! |---|---|
 //! | 0 words | [`units`], [`hop`] |
-//! | 1 decisions, pure | [`fallback`], [`framing`], [`health`], [`headers`], [`s3`], [`shape`], [`trip`], [`via`] |
+//! | 1 decisions, pure | [`fallback`], [`framing`], [`health`], [`headers`], [`hedge`], [`location`], [`s3`], [`shape`], [`trip`], [`via`] |
 //! | 2 config | [`config`] |
 //! | 3 shared | [`metrics`], [`pool`], [`snapshot`] |
 //! | 4 origins | [`origin`] |
-//! | 5 adapters | [`chain`], [`probe`], [`access_log`], [`edge`], [`tls`], [`admin`] |
+//! | 5 adapters | [`chain`], [`probe`], [`keep`], [`access_log`], [`edge`], [`tls`], [`admin`] |
 //! | 6 front | [`proxy`] |
 //! | 7 assembly | [`server`], [`cli`], `demo`, `main` |
 //!
