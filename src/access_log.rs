@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{self, BufWriter, Write};
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
@@ -109,25 +109,23 @@ impl Drop for AccessLog {
 
 fn write(waiting: &Receiver<Entered>, mut sink: BufWriter<Box<dyn Write + Send>>) {
     let mut broken = false;
-    loop {
-        let written = match waiting.recv_timeout(Duration::from_millis(100)) {
-            Ok(Entered::Line(line)) => writeln!(sink, "{line}"),
-            Ok(Entered::Flush(done)) => {
+    while let Ok(first) = waiting.recv() {
+        // What has gathered meanwhile is written in one go.
+        let written = std::iter::once(first).chain(waiting.try_iter()).try_for_each(|entered| match entered {
+            Entered::Line(line) => writeln!(sink, "{line}"),
+            Entered::Flush(done) => {
                 let flushed = sink.flush();
-                // Nobody waits any longer: nothing to tell.
+                // Nobody may wait any longer: nothing to tell.
                 let _ = done.send(());
                 flushed
             }
-            Err(RecvTimeoutError::Timeout) => sink.flush(),
-            Err(RecvTimeoutError::Disconnected) => break,
-        };
-        if let Err(error) = written
+        });
+        if let Err(error) = written.and_then(|()| sink.flush())
             && !std::mem::replace(&mut broken, true)
         {
             log::error!("the access log cannot be written: {error}");
         }
     }
-    let _ = sink.flush();
 }
 
 impl Entry<'_> {
