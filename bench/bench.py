@@ -57,7 +57,7 @@ def check_answers(proxy, scenario, meter):
 
 def run_scenario(scenario, chosen, world, meter, rounds, running):
     """Samples by proxy: rounds go A B C D A B C D, so that a drift of the machine hits all alike."""
-    crowd = [p(world, scenario.access_log) for p in chosen if scenario.name not in p.CANNOT]
+    crowd = [p(world, scenario.access_log) for p in chosen if p.takes_part(scenario)]
     running += crowd
     restarted = scenario.name in ("idle", "mix")
     for proxy in crowd:
@@ -82,7 +82,7 @@ def options():
     parser.add_argument("--quick", action="store_true", help="one short round, to see that all works; about 3 minutes")
     parser.add_argument("--rounds", type=int, help="interleaved rounds, of which the median counts (3)")
     parser.add_argument("--seconds", type=float, help="length of each measurement (2)")
-    parser.add_argument("--proxies", default="hopfall,nginx,haproxy,varnish", help="comma-separated (%(default)s)")
+    parser.add_argument("--proxies", default="hopfall,hopfall+map,nginx,haproxy,varnish", help="comma-separated (%(default)s)")
     parser.add_argument("--hopfall", type=Path, help="the binary (default: built with the dist profile)")
     parser.add_argument("--out", type=Path, help="default: bench/results.md for a full run, else only standard output")
     parser.add_argument("--load", type=Path, required=True, help=argparse.SUPPRESS)
@@ -132,7 +132,7 @@ def main():
     others = max(0.0, machine_busy() - own_busy() - busy) / took
     command = " ".join(["bench/run"] + ["--quick"] * chosen.quick + chosen.scenario)
     setup = {"command": command, "rounds": rounds, "seconds": seconds, "cores": len(cores), "others": others}
-    text = report.document(results, left_out, list(versions), versions, setup)
+    text = report.document(results, left_out, versions, setup)
     print(text)
     out = chosen.out
     if out is None and not (chosen.quick or chosen.scenario):

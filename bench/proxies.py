@@ -24,7 +24,7 @@ CLIENTS = 10_900  # connections that each must take: 10,000 idle ones and some m
 class Proxy(Server):
     NAME = ""
     CANNOT = {}  # scenario: why it is left out
-    doors = {}
+    ONLY = ()  # scenarios that it is for, if not for all
 
     def __init__(self, world, access_log=False):
         self.work = world.work / f"{self.NAME}{'-log' if access_log else ''}"
@@ -37,6 +37,10 @@ class Proxy(Server):
 
     DOORS = ("web", "first", "tls", "h2")
     ENV = {}
+
+    @classmethod
+    def takes_part(cls, scenario):
+        return scenario.name not in cls.CANNOT and scenario.name in (cls.ONLY or (scenario.name,))
 
     def door(self, name):
         return self.doors.get(name) or self.doors["web"]
@@ -53,12 +57,14 @@ class Proxy(Server):
 class Hopfall(Proxy):
     NAME = "hopfall"
     DOORS = ("web", "first", "tls")
+    LOCATION = ""
     ENV = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench"}
 
     # from_nodes: trust, because clients and nodes share 127.0.0.1 here (conf/full.yaml).
     CONFIG = """\
 threads: 1
 shutdown_timeout: 1s
+{location}
 log:
   level: error
   access: {access}
@@ -101,7 +107,7 @@ routes:
         config = self.work / "hopfall.yaml"
         config.write_text(
             self.CONFIG.format(
-                **self.doors, **world.upstreams, access=access, bucket=BUCKET,
+                **self.doors, **world.upstreams, access=access, bucket=BUCKET, location=self.LOCATION,
                 certificate=world.certificate, key=world.key,
                 limits=f"max_connections: {CLIENTS}, requests_per_connection: 100000000",
             )
@@ -112,6 +118,14 @@ routes:
     def version(world):
         said = subprocess.run([world.hopfall, "--version"], capture_output=True, text=True, check=True).stdout
         return f"{said.split()[1]} ({world.hopfall.parent.name} profile)"
+
+
+class HopfallWithMap(Hopfall):
+    """hopfall that remembers who has what; where every node has everything there is nothing to remember."""
+
+    NAME = "hopfall+map"
+    ONLY = ("fallback", "s3-tail", "nowhere", "mix")
+    LOCATION = "location: {}"
 
 
 class Nginx(Proxy):
@@ -334,4 +348,4 @@ def _first_number(command):
     return re.search(r"\d+\.\d+\.\d+", done.stdout + done.stderr)[0]
 
 
-ALL = (Hopfall, Nginx, Haproxy, Varnish)
+ALL = (Hopfall, HopfallWithMap, Nginx, Haproxy, Varnish)

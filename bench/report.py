@@ -19,25 +19,28 @@ def cost(sample):
 
 
 def best_peer(by_proxy):
-    return min((cost(sample) for name, sample in by_proxy.items() if name != "hopfall"), default=None)
+    return min((cost(sample) for name, sample in by_proxy.items() if not name.startswith("hopfall")), default=None)
 
 
 def table(head, rows):
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * 1}{'---:|' * (len(head) - 1)}"]
+    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
     return lines + [f"| {' | '.join(row)} |" for row in rows]
 
 
+def ratio(by_proxy, name):
+    best = best_peer(by_proxy)
+    return f"**{cost(by_proxy[name]) / best:.2f}**" if name in by_proxy and best else "–"
+
+
 def summary(results, proxies):
-    head = ["CPU µs per request", *proxies, "hopfall : best peer"]
+    ours = [name for name in proxies if name.startswith("hopfall")]
+    head = ["CPU µs per request", *proxies, *(f"{name} : best peer" for name in ours)]
     rows = []
     for scenario in scenarios.ALL:
-        if not (by_proxy := results.get(scenario.name)):
-            continue
-        unit = " (KiB each)" if scenario.name == "idle" else ""
-        best = best_peer(by_proxy)
-        ratio = f"**{cost(by_proxy['hopfall']) / best:.2f}**" if "hopfall" in by_proxy and best else "–"
-        cells = [micro(cost(by_proxy[p])) if p in by_proxy else "–" for p in proxies]
-        rows.append([scenario.title + unit, *cells, ratio])
+        if by_proxy := results.get(scenario.name):
+            unit = " (KiB each)" if scenario.name == "idle" else ""
+            cells = [micro(cost(by_proxy[p])) if p in by_proxy else "–" for p in proxies]
+            rows.append([scenario.title + unit, *cells, *(ratio(by_proxy, name) for name in ours)])
     return table(head, rows)
 
 
@@ -78,18 +81,19 @@ def detail(scenario, by_proxy, left_out):
     return lines
 
 
-def document(results, left_out, proxies, versions, setup):
+def document(results, left_out, versions, setup):
     lines = [
         "# hopfall beside nginx, HAProxy and Varnish",
         "",
         f"Written by `{setup['command']}`: medians of {setup['rounds']} interleaved "
         f"{'round' if setup['rounds'] == 1 else 'rounds'} of {setup['seconds']:g} s closed and {setup['seconds']:g} s "
         f"open loop, on {setup['cores']} cores, of which other programs meanwhile used {setup['others']:.2f}.",
-        ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
+        ", ".join(f"{name} {version}" for name, version in versions.items() if name != "hopfall+map") + ".",
         "",
         "One proxy thread on one core; load program, two nginx nodes and an nginx in S3's place together on another. "
         "Loopback, warm page cache, access logs off, upstream keep-alive, no caching. 32 connections unless said "
-        "otherwise. hopfall signs its S3 requests (SigV4), the others cannot.",
+        "otherwise. hopfall signs its S3 requests (SigV4), the others cannot. `hopfall+map` is hopfall with `location: {}`: "
+        "it remembers who had a path and asks that one first, and what nobody had is 404 for 30 s without asking.",
         "",
         "- **CPU**: user and system time of the proxy's processes alone, per request, in closed loop. It is what the "
         "ratios compare, and lower is better.",
@@ -102,7 +106,7 @@ def document(results, left_out, proxies, versions, setup):
         "",
         "## CPU at a glance",
         "",
-        *summary(results, proxies),
+        *summary(results, list(versions)),
         "",
         "## By scenario",
     ]

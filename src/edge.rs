@@ -189,6 +189,10 @@ pub struct Connection {
     aborted: Arc<AtomicBool>,
     limits: Limits,
     phase: AtomicU8,
+    /// The head of an answer, held until its body begins, so that both leave in one packet.
+    held: Vec<u8>,
+    /// Whether the next write is such a head.
+    holds_next: AtomicBool,
     /// Bytes read ahead to tell HTTP/2 from HTTP/1.
     ahead: Vec<u8>,
     /// Bytes read in this head.
@@ -238,6 +242,8 @@ impl Connection {
             aborted,
             limits,
             phase: AtomicU8::new(phase as u8),
+            held: Vec::new(),
+            holds_next: AtomicBool::new(false),
             ahead: Vec::new(),
             head_read: 0,
             watch: Mutex::default(),
@@ -259,12 +265,14 @@ impl Connection {
     /// When the request has a chunked body whose beginning is malformed, or was not seen.
     pub fn begin_request(&self, body: Body) -> Result<Vec<u8>, Malformed> {
         self.enter(Phase::Serving);
+        self.holds_next.store(true, Ordering::Relaxed);
         self.watch().begin_body(None, body)
     }
 
     /// The request is answered; the next one may take the idle time to begin.
     pub fn end_request(&self) {
         self.enter(Phase::Idle);
+        self.holds_next.store(false, Ordering::Relaxed);
         *self.until.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
@@ -344,6 +352,26 @@ impl Connection {
         }
     }
 
+    /// Writes what is held, and `buf` after it. Gives how much of `buf` was written.
+    fn poll_write_after_held(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        while !self.held.is_empty() {
+            let both = [io::IoSlice::new(&self.held), io::IoSlice::new(buf)];
+            let written = ready!(Pin::new(&mut self.wire).poll_write_vectored(cx, &both))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            let of_held = written.min(self.held.len());
+            self.held.drain(..of_held);
+            if written > of_held {
+                return Poll::Ready(Ok(written - of_held));
+            }
+        }
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        Pin::new(&mut self.wire).poll_write(cx, buf)
+    }
+
     fn bound_write<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_pending() {
             let left = self.time_left().unwrap_or(Duration::MAX);
@@ -380,7 +408,11 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.wire).poll_write(cx, buf);
+        if self.holds_next.swap(false, Ordering::Relaxed) && buf.len() <= MOST_HELD {
+            self.held.extend_from_slice(buf);
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let written = self.poll_write_after_held(cx, buf);
         self.bound_write(cx, written)
     }
 
@@ -389,6 +421,10 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if !self.held.is_empty() {
+            let written = self.poll_write_after_held(cx, &[]);
+            ready!(self.bound_write(cx, written))?;
+        }
         let written = Pin::new(&mut self.wire).poll_write_vectored(cx, bufs);
         self.bound_write(cx, written)
     }
@@ -398,6 +434,10 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.held.is_empty() {
+            let written = self.poll_write_after_held(cx, &[]);
+            ready!(self.bound_write(cx, written))?;
+        }
         let flushed = Pin::new(&mut self.wire).poll_flush(cx);
         self.bound_write(cx, flushed)
     }
@@ -407,10 +447,17 @@ impl AsyncWrite for Connection {
             // An orderly end would say that the body was whole.
             return Poll::Ready(Ok(()));
         }
+        if !self.held.is_empty() {
+            let written = self.poll_write_after_held(cx, &[]);
+            ready!(self.bound_write(cx, written))?;
+        }
         let shut = Pin::new(&mut self.wire).poll_shutdown(cx);
         self.bound_write(cx, shut)
     }
 }
+
+/// A larger head is written at once.
+const MOST_HELD: usize = 8 * 1024;
 
 /// HTTP/2's preface (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
