@@ -4,9 +4,12 @@
 //! WebSockets, other methods) takes Pingora's native path to one node, on a connection of its own: one
 //! that is pooled may be closed under a request that must not be sent twice.
 
+mod gate;
+mod native;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -20,20 +23,17 @@ use pingora::{Error, ErrorType, Result};
 use tokio::time::Instant;
 
 use crate::access_log::{AccessLog, Entry};
-use crate::chain::{self, Certain, Chain};
+use native::Native;
+
+use crate::chain::{self, Chain};
 use crate::config::{Listener, Protocol, Route};
 use crate::edge::Connection;
-use crate::fallback::{Busy, Failure, Kind, Outcome, Plan, Refusal, Repeat, Search, Step};
-use crate::framing::{Body, Malformed};
-use crate::headers::{self, Client, PROXY_STATUS, SERVER_TIMING};
-use crate::health::Signal;
-use crate::location::Mark;
+use crate::fallback::{Failure, Outcome, Refusal};
+use crate::framing::Body;
+use crate::headers::{self, Client, PROXY_STATUS};
 use crate::origin::check_head;
-use crate::pool::turns::Turn;
-use crate::pool::{Node, Permit, Pool};
-use crate::shape::{self, Head, Misshapen};
 use crate::snapshot::Caller;
-use crate::trip::{Attempt, Trip};
+use crate::trip::Trip;
 use crate::via::Seen;
 
 /// One listener's front.
@@ -56,18 +56,6 @@ pub struct Context {
     received: u64,
 }
 
-/// The state of a request on Pingora's native path.
-struct Native {
-    search: Search<Arc<Plan>>,
-    /// Indices of the pool and the node being asked.
-    asked: Option<(usize, usize)>,
-    began: Instant,
-    permit: Option<Permit>,
-    /// A neighbour's, until the answer's head is there.
-    turn: Option<Turn>,
-    refusal: Refusal,
-}
-
 impl Front {
     fn route(&self) -> &Route {
         &self.chain.snapshot.config.routes[self.listener.route]
@@ -86,173 +74,6 @@ impl Front {
                     _ => judge(context.client.peer),
                 }
             }
-        }
-    }
-
-    /// Refuses by shape, and by the hops that a request has behind it. True when it was answered.
-    async fn gatekeep(
-        &self,
-        session: &mut ServerSession,
-        context: &mut Context,
-        begun: std::result::Result<Vec<u8>, Malformed>,
-    ) -> Result<bool> {
-        // The bytes as they came: Pingora has changed some of what it has.
-        let raw = match begun.as_deref() {
-            Ok(came) if !came.is_empty() => Bytes::copy_from_slice(came),
-            _ => session.as_http1().map(|_| session.to_h1_raw()).unwrap_or_default(),
-        };
-        let head = session.req_header();
-        let target = head.raw_path();
-        let shape = Head { method: &head.method, target, version: head.version, headers: &head.headers, raw: &raw };
-        let chunks = begun.map(|_| ()).map_err(|Malformed| Misshapen { status: 400, reason: "malformed chunked body" });
-        if let Err(bad) = shape::check(&shape, &self.listener.head).and(chunks) {
-            context.trip.misshapen = Some(bad.reason);
-            session.set_keepalive(None);
-            let code = bad.status.to_string();
-            self.chain.metrics.misshapen.with_label_values(&[self.listener.name.as_str(), code.as_str()]).inc();
-            return self.answer(session, context, bad.status, HeaderMap::new()).await;
-        }
-        context.target = encoded(shape::origin_form(target));
-        if let Seen::Ourselves { to } = self.chain.snapshot.identity.look(&session.req_header().headers) {
-            let snapshot = &self.chain.snapshot;
-            let named = to.as_deref().filter(|to| snapshot.is_target(to));
-            let by_address = || snapshot.node_at(context.client.peer).map(|node| node.name.as_str());
-            let name = named.or_else(by_address).unwrap_or("unknown");
-            self.chain.report_loop(name, Certain::Yes, &mut context.trip);
-            return self.refuse(session, context, Refusal::LOOP).await;
-        }
-        let method = session.req_header().method.clone();
-        let has_pool = self.chain.snapshot.pools_of(self.route()).next().is_some();
-        let reads = matches!(method, Method::GET | Method::HEAD);
-        if matches!(method, Method::TRACE | Method::CONNECT) || (!reads && !has_pool) {
-            session.set_keepalive(None);
-            let allow = HeaderMap::from_iter([(header::ALLOW, HeaderValue::from_static("GET, HEAD"))]);
-            return self.answer(session, context, 405, allow).await;
-        }
-        Ok(false)
-    }
-
-    async fn refuse(&self, session: &mut ServerSession, context: &mut Context, refusal: Refusal) -> Result<bool> {
-        context.trip.failure = refusal.failure;
-        let mut fields = HeaderMap::new();
-        fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if refusal.status == 503 {
-            fields.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        let (trip, trusted) = (&context.trip, context.client.trusted);
-        let told = [(PROXY_STATUS, Some(trip.proxy_status(trusted))), (SERVER_TIMING, trip.server_timing(trusted))];
-        for (name, text) in told {
-            if let Some(value) = text.and_then(|text| HeaderValue::from_str(&text).ok()) {
-                fields.insert(name, value);
-            }
-        }
-        self.answer(session, context, refusal.status, fields).await
-    }
-
-    async fn answer(
-        &self,
-        session: &mut ServerSession,
-        context: &mut Context,
-        status: u16,
-        mut fields: HeaderMap,
-    ) -> Result<bool> {
-        fields.append(header::VIA, HeaderValue::from_static("1.1 hopfall"));
-        let method = session.req_header().method.clone();
-        chain::send_own(session, &method, status, fields, &mut context.trip).await?;
-        if !session.is_body_done() {
-            // A client that is still sending would lose the answer to the reset that closing causes.
-            let _ = tokio::time::timeout(DRAIN_TIME, drain(session)).await;
-        }
-        Ok(true)
-    }
-
-    fn node(&self, native: &Native) -> Option<(&Pool, &Arc<Node>)> {
-        let (pool, node) = native.asked?;
-        let pool = self.chain.snapshot.pools.get(pool)?;
-        Some((pool, pool.nodes.get(node)?))
-    }
-
-    /// Records what came of the native attempt under way, once.
-    fn record(&self, context: &mut Context, outcome: Outcome) {
-        let Some(native) = &mut context.native else { return };
-        native.turn = None;
-        let Some((pool, node)) = native.asked.take() else { return };
-        native.search.judge(Kind::Node, outcome);
-        let Some(pool) = self.chain.snapshot.pools.get(pool) else { return };
-        let node = &pool.nodes[node];
-        node.metrics.attempted(outcome.as_str());
-        let signal = if outcome.harms_health() { Signal::RequestFailed } else { Signal::RequestPassed };
-        if !matches!(outcome, Outcome::Busy(_)) {
-            pool.observe(node, signal, self.chain.snapshot.now(), &self.chain.metrics);
-        }
-        let took = native.began.elapsed();
-        context.trip.attempts.push(Attempt { target: node.name.clone(), pool: pool.name().to_owned(), outcome, took });
-    }
-
-    async fn next_peer(&self, session: &ServerSession, context: &mut Context) -> Option<Box<HttpPeer>> {
-        let snapshot = &self.chain.snapshot;
-        let caller = self.caller(session, context);
-        let plan = &self.route().plan;
-        let native = context.native.get_or_insert_with(|| Native::new(plan));
-        if let Caller::Node(node) = caller {
-            native.refusal = Refusal::LOOP;
-            self.chain.report_loop(&node.name, Certain::Yes, &mut context.trip);
-            return None;
-        }
-        loop {
-            let late = Instant::now() >= context.started + self.route().deadline;
-            let native = context.native.as_mut()?;
-            let mut picked = None;
-            let step = native.search.next(late, |index, visited| {
-                let pool = snapshot.pools.get(index)?;
-                let node = pool.pick(visited, snapshot.now(), |_| Mark::Unknown)?;
-                picked = pool.nodes.iter().position(|other| other.target == node.target).map(|node| (index, node));
-                Some(node.target)
-            });
-            if let Step::Refuse(refusal) = step {
-                native.refusal = refusal;
-                return None;
-            }
-            native.asked = picked;
-            native.began = Instant::now();
-            let (pool, node) = self.node(native)?;
-            if let Caller::Neighbour = caller {
-                let path = snapshot.turns.path(&context.target);
-                native.turn = snapshot.turns.begin(node.target, path, NEIGHBOURS_UPLOADS);
-                if native.turn.is_none() {
-                    self.chain.report_loop(&node.name, Certain::Perhaps, &mut context.trip);
-                    self.record(context, Outcome::Busy(Busy::Full));
-                    continue;
-                }
-            }
-            let Some(address) = node.endpoint.address() else {
-                self.record(context, Outcome::Down(Failure::DnsError));
-                continue;
-            };
-            let Some(permit) = node.gate.enter().await else {
-                self.record(context, Outcome::Busy(Busy::Full));
-                continue;
-            };
-            native.permit = Some(permit);
-            let mut peer = HttpPeer::new(address, false, String::new());
-            peer.options.connection_timeout = Some(pool.config.bounds.connect_timeout);
-            peer.options.total_connection_timeout = Some(pool.config.bounds.connect_timeout);
-            peer.options.read_timeout = Some(pool.config.tunnel_timeout);
-            peer.options.write_timeout = Some(pool.config.tunnel_timeout);
-            return Some(Box::new(peer));
-        }
-    }
-}
-
-impl Native {
-    fn new(plan: &Arc<Plan>) -> Self {
-        Native {
-            search: Search::new(plan.clone(), Repeat::Never),
-            asked: None,
-            began: Instant::now(),
-            permit: None,
-            turn: None,
-            refusal: Refusal::ABSENT,
         }
     }
 }
@@ -597,23 +418,6 @@ fn encoded(target: &[u8]) -> Vec<u8> {
     }
     encoded
 }
-
-/// Reads a little of a body that nobody wants.
-async fn drain(session: &mut ServerSession) {
-    let mut left = DRAIN_BYTES;
-    while let Ok(Some(piece)) = session.read_request_body().await {
-        match left.checked_sub(piece.len()) {
-            Some(less) => left = less,
-            None => return,
-        }
-    }
-}
-
-/// Uploads to one path of one node that this machine's own addresses may have under way: a bound on loops
-/// that honest uploads, which take their time, do not feel.
-const NEIGHBOURS_UPLOADS: usize = 16;
-const DRAIN_BYTES: usize = 256 * 1024;
-const DRAIN_TIME: Duration = Duration::from_millis(250);
 
 /// The peer of a connection that is not IP, which hopfall does not accept.
 const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);

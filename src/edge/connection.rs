@@ -1,13 +1,7 @@
-//! The edge: accepting connections, and the bounds that each one lives under.
-//!
-//! Pingora's own listeners have no limit on connections, no deadline for a whole request head, none for an
-//! idle connection after its first request, and buffers of 64 KiB on every idle one. So hopfall accepts by
-//! itself and hands Pingora a [`Connection`], which carries the bounds in its reads and writes.
+//! A client's connection with the bounds that it lives under, in its reads and writes.
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,157 +9,20 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use log::{debug, warn};
-use pingora::apps::ServerApp;
-use pingora::listeners::tls::Acceptor;
+use log::debug;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::{SslDigest, TlsRef};
 use pingora::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
     UniqueID,
 };
-use pingora::server::ShutdownWatch;
-use prometheus::{IntCounter, IntGauge};
+use prometheus::IntCounter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 
+use super::Limits;
+use super::socket::Wire;
 use crate::framing::{Body, Malformed, Watch};
-use crate::metrics::Metrics;
-
-/// The bounds of a listener's connections.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    pub max_connections: usize,
-    /// For a whole request head, and for the TLS handshake.
-    pub header_timeout: Duration,
-    /// Between requests.
-    pub idle_timeout: Duration,
-    /// For a client that takes none of its answer.
-    pub stall_timeout: Duration,
-    /// Most bytes read while a head is incomplete. The polite bound, with its 431, is the shape's.
-    pub head_bytes: usize,
-}
-
-/// An accept loop and the connections that came through it.
-pub struct Edge<A> {
-    /// The listener's name, for the log.
-    pub name: String,
-    app: Arc<A>,
-    tls: Option<Acceptor>,
-    limits: Limits,
-    open: IntGauge,
-    unfinished: IntCounter,
-    places: Arc<Semaphore>,
-}
-
-impl<A: ServerApp + Send + Sync + 'static> Edge<A> {
-    pub fn new(name: &str, app: A, tls: Option<Acceptor>, limits: Limits, metrics: &Metrics) -> Self {
-        Edge {
-            name: name.to_owned(),
-            app: Arc::new(app),
-            tls,
-            limits,
-            open: metrics.client_connections.with_label_values(&[name]),
-            unfinished: metrics.unfinished_heads.with_label_values(&[name]),
-            places: Arc::new(Semaphore::new(limits.max_connections)),
-        }
-    }
-
-    /// Accepts until `shutdown` turns true. Connections under way go on.
-    pub async fn accept(self: Arc<Self>, listener: TcpListener, shutdown: ShutdownWatch) {
-        let mut stop = shutdown.clone();
-        let stopping = async { stop.wait_for(|stop| *stop).await.map(|_| ()) };
-        tokio::pin!(stopping);
-        loop {
-            // The place is taken before the connection: what does not fit waits in the kernel's queue.
-            let place = tokio::select! {
-                place = self.places.clone().acquire_owned() => place,
-                _ = &mut stopping => break,
-            };
-            let Ok(place) = place else { break };
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                _ = &mut stopping => break,
-            };
-            match accepted {
-                Ok((socket, peer)) => {
-                    tokio::spawn(self.clone().carry(socket, peer, place, shutdown.clone()));
-                }
-                Err(error) => {
-                    warn!("accept failed: {error}");
-                    // Out of file descriptors: others have to close first.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
-        }
-        self.app.cleanup().await;
-    }
-
-    /// Waits until the last connection has ended.
-    pub async fn drained(&self) {
-        let all = u32::try_from(self.limits.max_connections).unwrap_or(u32::MAX);
-        let _ = self.places.acquire_many(all).await;
-    }
-
-    async fn carry(
-        self: Arc<Self>,
-        socket: TcpStream,
-        peer: SocketAddr,
-        _place: OwnedSemaphorePermit,
-        shutdown: ShutdownWatch,
-    ) {
-        let _open = Open::count(&self.open);
-        if let Err(error) = socket.set_nodelay(true) {
-            debug!("{peer}: TCP_NODELAY: {error}");
-        }
-        // Else the kernel takes megabytes for a slow client, and its socket looks stalled while it reads on.
-        if let Err(error) = socket2::SockRef::from(&socket).set_tcp_notsent_lowat(NOT_SENT) {
-            debug!("{peer}: TCP_NOTSENT_LOWAT: {error}");
-        }
-        let socket = Socket::new(socket, peer);
-        let aborted = socket.aborted.clone();
-        let (wire, alpn) = match &self.tls {
-            None => (Wire::Plain(socket), None),
-            Some(acceptor) => {
-                match tokio::time::timeout(self.limits.header_timeout, acceptor.tls_handshake(socket)).await {
-                    Ok(Ok(tls)) => {
-                        let alpn = tls.selected_alpn_proto();
-                        (Wire::Tls(Box::new(tls)), alpn)
-                    }
-                    Ok(Err(error)) => return debug!("{peer}: TLS handshake: {error}"),
-                    Err(_) => return debug!("{peer}: TLS handshake took too long"),
-                }
-            }
-        };
-        let phase = if alpn == Some(ALPN::H2) { Phase::Multiplexed } else { Phase::First };
-        let stream: Stream = Box::new(Connection::new(wire, aborted, self.limits, phase, self.unfinished.clone()));
-        let mut next = self.app.process_new(stream, &shutdown).await;
-        while let Some(stream) = next {
-            next = self.app.process_new(stream, &shutdown).await;
-        }
-    }
-}
-
-/// Bytes that may wait in the kernel before a socket is no longer writable.
-const NOT_SENT: u32 = 128 * 1024;
-
-/// Counts a connection while it lives.
-struct Open(IntGauge);
-
-impl Open {
-    fn count(gauge: &IntGauge) -> Self {
-        gauge.inc();
-        Open(gauge.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
 
 /// Where an HTTP/1 connection is between two requests, and so what a read may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,7 +93,13 @@ impl Timer {
 }
 
 impl Connection {
-    fn new(wire: Wire, aborted: Arc<AtomicBool>, limits: Limits, phase: Phase, unfinished: IntCounter) -> Self {
+    pub(super) fn new(
+        wire: Wire,
+        aborted: Arc<AtomicBool>,
+        limits: Limits,
+        phase: Phase,
+        unfinished: IntCounter,
+    ) -> Self {
         Connection {
             wire,
             aborted,
@@ -545,162 +408,5 @@ impl GetSocketDigest for Connection {
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Connection({:?})", self.phase())
-    }
-}
-
-/// What carries the bytes.
-enum Wire {
-    Plain(Socket),
-    Tls(Box<pingora::protocols::tls::TlsStream<Socket>>),
-}
-
-impl Wire {
-    fn tls(&self) -> Option<&pingora::protocols::tls::TlsStream<Socket>> {
-        match self {
-            Wire::Plain(_) => None,
-            Wire::Tls(tls) => Some(tls),
-        }
-    }
-
-    fn id(&self) -> i32 {
-        match self {
-            Wire::Plain(socket) => socket.id(),
-            Wire::Tls(tls) => tls.id(),
-        }
-    }
-}
-
-macro_rules! on_wire {
-    ($wire:expr, $io:ident => $call:expr) => {
-        match $wire.get_mut() {
-            Wire::Plain($io) => {
-                let $io = Pin::new($io);
-                $call
-            }
-            Wire::Tls($io) => {
-                let $io = Pin::new($io.as_mut());
-                $call
-            }
-        }
-    };
-}
-
-impl AsyncRead for Wire {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        on_wire!(self, io => io.poll_read(cx, buf))
-    }
-}
-
-impl AsyncWrite for Wire {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        on_wire!(self, io => io.poll_write(cx, buf))
-    }
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        on_wire!(self, io => io.poll_write_vectored(cx, bufs))
-    }
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_wire!(self, io => io.poll_flush(cx))
-    }
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_wire!(self, io => io.poll_shutdown(cx))
-    }
-}
-
-/// An accepted TCP connection. Unbuffered: Pingora's parsers bring their own buffers.
-struct Socket {
-    tcp: TcpStream,
-    digest: Arc<SocketDigest>,
-    aborted: Arc<AtomicBool>,
-}
-
-impl Socket {
-    fn new(tcp: TcpStream, peer: SocketAddr) -> Self {
-        let digest = SocketDigest::from_raw_fd(tcp.as_raw_fd());
-        let _ = digest.peer_addr.set(Some(pingora::protocols::l4::socket::SocketAddr::Inet(peer)));
-        Socket { tcp, digest: Arc::new(digest), aborted: Arc::default() }
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        if self.aborted.load(Ordering::Relaxed)
-            && let Err(error) = self.tcp.set_zero_linger()
-        {
-            debug!("SO_LINGER: {error}");
-        }
-    }
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write(cx, buf)
-    }
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
-    }
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
-    }
-}
-
-#[async_trait]
-impl Shutdown for Socket {
-    async fn shutdown(&mut self) {
-        if let Err(error) = tokio::io::AsyncWriteExt::shutdown(&mut self.tcp).await {
-            debug!("shutdown: {error}");
-        }
-    }
-}
-
-impl UniqueID for Socket {
-    fn id(&self) -> i32 {
-        self.tcp.as_raw_fd()
-    }
-}
-
-impl Ssl for Socket {}
-impl Peek for Socket {}
-
-impl GetTimingDigest for Socket {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        Vec::new()
-    }
-}
-
-impl GetProxyDigest for Socket {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        None
-    }
-}
-
-impl GetSocketDigest for Socket {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        Some(self.digest.clone())
-    }
-}
-
-impl fmt::Debug for Socket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Socket({})", self.tcp.as_raw_fd())
     }
 }

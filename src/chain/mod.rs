@@ -4,25 +4,31 @@
 //! target: an answer that breaks off aborts the client's connection, so that a part is never taken for the
 //! whole.
 
+mod hints;
+mod race;
+mod reply;
+
 use std::collections::HashMap;
-use std::pin::pin;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Version, header};
 use log::{debug, warn};
-use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use pingora::{Error, ErrorType, Result};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
+
+use hints::Hints;
+pub use hints::unix_now;
+use reply::send_head;
+pub use reply::send_own;
 
 use crate::config::Route;
-use crate::fallback::{Busy, Failure, Kind, Outcome, Plan, Refusal, Repeat, Search, Stage, Step, Verdict};
+use crate::fallback::{Busy, Failure, Kind, Outcome, Plan, Refusal, Repeat, Search, Step, Verdict};
 use crate::headers::{self, Client, PROXY_STATUS, SERVER_TIMING};
 use crate::health::Signal;
 use crate::hop::{TargetId, Visited};
-use crate::location::{self, Mark, Marks, PathId, UnixTime};
 use crate::metrics::Metrics;
 use crate::origin::{Answer, Ask, Asked, NodeOrigin, Origin, S3Origin, Upstream, connector};
 use crate::pool::turns::{Turn, Waited};
@@ -164,106 +170,6 @@ impl Chain {
         }
     }
 
-    /// Asks a target; and, where the pool hedges and the node keeps silent, the next node beside it. Gives the
-    /// one whose answer is to be judged; what came of the other is recorded.
-    async fn ask<'a>(
-        &'a self,
-        first: Chosen<'a>,
-        search: &mut Search<&Plan>,
-        request: &Request<'_>,
-        ask: &Ask<'_>,
-        hints: &Hints<'_>,
-        trip: &mut Trip,
-    ) -> (Chosen<'a>, Instant, Asked) {
-        let began = Instant::now();
-        let (Chosen::Node { pool, node, origin }, false) = (first, matches!(request.caller, Caller::Neighbour)) else {
-            let asked = first.origin().ask(ask).await;
-            return (first, began, asked);
-        };
-        let Some(rules) = &pool.config.hedge else { return (first, began, origin.ask(ask).await) };
-        pool.hedges.earn(rules);
-        let mut asking = pin!(origin.ask(ask));
-        tokio::select! {
-            asked = &mut asking => return (first, began, heard(node, began, asked)),
-            () = sleep(node.latency.patience(rules)) => {}
-        }
-        let other = self.node_to_hedge_with(search, pool, hints, ask.deadline);
-        let Some(second) = other else {
-            let asked = asking.await;
-            return (first, began, heard(node, began, asked));
-        };
-        let began_second = Instant::now();
-        let mut asking_second = pin!(second.origin().ask(ask));
-        let hedged = |won| self.metrics.hedges.with_label_values(&[pool.name(), node.name.as_str(), won]).inc();
-        let is_good = |asked: &Asked| matches!(asked.outcome, Outcome::Found(_));
-        tokio::select! {
-            asked = &mut asking => {
-                let asked = heard(node, began, asked);
-                if is_good(&asked) {
-                    hedged("first");
-                    self.record(&second, Outcome::Dropped, began_second.elapsed(), trip);
-                    return (first, began, asked);
-                }
-                hedged("second");
-                self.set_aside(&first, began, asked, search, hints, trip).await;
-                let asked = asking_second.await;
-                (second, began_second, asked)
-            }
-            asked = &mut asking_second => {
-                if is_good(&asked) {
-                    hedged("second");
-                    if node.silence.left_behind(self.snapshot.now()) {
-                        warn!("node {} of pool {} keeps silent, and is asked last for now", node.name, pool.name());
-                    }
-                    self.record(&first, Outcome::Dropped, began.elapsed(), trip);
-                    return (second, began_second, asked);
-                }
-                hedged("first");
-                self.set_aside(&second, began_second, asked, search, hints, trip).await;
-                let asked = asking.await;
-                (first, began, heard(node, began, asked))
-            }
-        }
-    }
-
-    /// The next node of this pool that is up and not asked yet, if the budget allows one more request.
-    fn node_to_hedge_with<'a>(
-        &'a self,
-        search: &mut Search<&Plan>,
-        pool: &Pool,
-        hints: &Hints<'_>,
-        deadline: Instant,
-    ) -> Option<Chosen<'a>> {
-        let now = self.snapshot.now();
-        let same_pool =
-            search.pool().and_then(|index| self.snapshot.pools.get(index)).is_some_and(|p| std::ptr::eq(p, pool));
-        let node = pool.pick(search.visited(), now, |target| hints.of(target)).filter(|_| same_pool)?;
-        let fit = node.is_up(now) && !node.silence.is_silent(now) && hints.of(node.target) != Mark::Lacks;
-        if !fit || !pool.hedges.spend() {
-            return None;
-        }
-        self.next(search, Some(node.target), hints, deadline).ok()
-    }
-
-    /// Takes in an answer that is not the one to serve, while another is awaited.
-    async fn set_aside(
-        &self,
-        chosen: &Chosen<'_>,
-        began: Instant,
-        asked: Asked,
-        search: &mut Search<&Plan>,
-        hints: &Hints<'_>,
-        trip: &mut Trip,
-    ) {
-        hints.learn(chosen.target(), asked.outcome, trip.attempts.is_empty(), &self.metrics);
-        self.record(chosen, asked.outcome, began.elapsed(), trip);
-        // GET and HEAD: whatever it is, it is noted, and the walk goes on.
-        search.judge(chosen.kind(), asked.outcome);
-        if let Some(answer) = asked.answer {
-            answer.discard().await;
-        }
-    }
-
     /// The next target of the search, with its origin: the `reserved` node if there is one.
     fn next(
         &self,
@@ -288,32 +194,6 @@ impl Chain {
         let node = picked.filter(|(_, node)| *node == target).and_then(|(pool, _)| self.node_origin(pool, target));
         let store = || self.stores.get(&target).map(|store| Chosen::Store(store));
         node.or_else(store).ok_or(Refusal { status: 502, failure: Some(Failure::ProxyInternalError) })
-    }
-
-    /// What the location map knows of a request's path.
-    fn hints(&self, request: &Request<'_>) -> Hints<'_> {
-        let Some(map) = &self.snapshot.location else { return Hints::default() };
-        let host = request.host.map(HeaderValue::as_bytes).unwrap_or_default();
-        let path = map.path(&request.route.name, host, request.target);
-        let now = unix_now();
-        let control = map.is_control(path);
-        let group = if control { "control" } else { "hinted" };
-        self.metrics.location_requests.with_label_values(&[group]).inc();
-        let marks = map.look(path, request.target, now).filter(|_| !control);
-        Hints { known: Some(Known { map, path, now, group }), marks }
-    }
-
-    /// The store that has what every node is known to lack.
-    fn store_to_prefer(&self, route: &Route, hints: &Hints<'_>) -> Option<TargetId> {
-        let mut nodes = self.snapshot.pools_of(route).flat_map(|pool| &pool.nodes);
-        if !nodes.all(|node| hints.of(node.target) == Mark::Lacks) {
-            return None;
-        }
-        let stores = route.plan.stages.iter().filter_map(|stage| match stage {
-            Stage::Store(store) => Some(*store),
-            Stage::Pool(_) => None,
-        });
-        stores.into_iter().find(|store| hints.of(*store) == Mark::Has)
     }
 
     fn node_origin(&self, pool: usize, target: TargetId) -> Option<Chosen<'_>> {
@@ -511,62 +391,6 @@ impl Chain {
     }
 }
 
-/// What is known of one request's path, and where to learn more of it.
-#[derive(Default)]
-struct Hints<'a> {
-    known: Option<Known<'a>>,
-    /// Nothing when nothing is known, or when this path is of the control group.
-    marks: Option<Marks>,
-}
-
-struct Known<'a> {
-    map: &'a location::Map,
-    path: PathId,
-    now: UnixTime,
-    group: &'static str,
-}
-
-impl Hints<'_> {
-    fn of(&self, target: TargetId) -> Mark {
-        self.marks.map_or(Mark::Unknown, |marks| marks.of(target))
-    }
-
-    fn nowhere(&self) -> bool {
-        self.marks.is_some_and(Marks::nowhere)
-    }
-
-    fn learn(&self, target: TargetId, outcome: Outcome, first: bool, metrics: &Metrics) {
-        let Some(Known { map, path, now, group }) = &self.known else { return };
-        metrics.location_attempts.with_label_values(&[*group]).inc();
-        let has = match outcome {
-            Outcome::Found(200 | 206 | 304 | 412 | 416) => true,
-            Outcome::Absent(_) => false,
-            _ => return,
-        };
-        if first && *group == "hinted" {
-            let result = match (self.of(target), has) {
-                (Mark::Unknown, _) => "miss",
-                (Mark::Has, true) | (Mark::Lacks, false) => "hit",
-                (Mark::Has, false) | (Mark::Lacks, true) => "wrong",
-            };
-            metrics.location_lookups.with_label_values(&[result]).inc();
-        }
-        // A mark that says so already is written again only to keep it young.
-        map.learn(*path, target, has, *now);
-    }
-
-    fn learn_nowhere(&self) {
-        if let Some(Known { map, path, now, .. }) = &self.known {
-            map.learn_nowhere(*path, *now);
-        }
-    }
-}
-
-/// The time that the location map counts in.
-pub fn unix_now() -> UnixTime {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
 impl<'a> Chosen<'a> {
     fn target(&self) -> TargetId {
         match self {
@@ -596,44 +420,6 @@ fn abort(side: &'static str, failure: Failure, trip: &mut Trip) -> Box<Error> {
     trip.aborted = Some(side);
     trip.failure = Some(failure);
     Error::explain(ErrorType::InternalError, "answer cut short")
-}
-
-/// Notes that a node has sent a head, and how long it took.
-fn heard(node: &Node, began: Instant, asked: Asked) -> Asked {
-    if asked.answer.is_some() {
-        node.latency.observe(began.elapsed());
-        node.silence.spoke();
-    }
-    asked
-}
-
-/// Sends a short answer of our own with a body that says its status.
-pub async fn send_own(
-    session: &mut ServerSession,
-    method: &Method,
-    status: u16,
-    mut fields: HeaderMap,
-    trip: &mut Trip,
-) -> Result<()> {
-    let reason =
-        http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("error");
-    let body = format!("{status} {reason}\n");
-    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    fields.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-    send_head(session, status, fields, trip).await?;
-    if *method != Method::HEAD {
-        trip.sent += body.len() as u64;
-        session.write_response_body(Bytes::from(body), true).await.inspect_err(|_| trip.aborted = Some("client"))?;
-    }
-    Ok(())
-}
-
-async fn send_head(session: &mut ServerSession, status: u16, fields: HeaderMap, trip: &mut Trip) -> Result<()> {
-    let mut head = ResponseHeader::build(status, Some(fields.len() + 2))?;
-    for (name, value) in &fields {
-        head.append_header(name, value)?;
-    }
-    session.write_response_header(Box::new(head)).await.inspect_err(|_| trip.aborted = Some("client"))
 }
 
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");

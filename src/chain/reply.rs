@@ -1,0 +1,43 @@
+//! Sending heads, and short answers of our own.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, header};
+use pingora::Result;
+use pingora::http::ResponseHeader;
+use pingora::protocols::http::ServerSession;
+
+use crate::trip::Trip;
+
+/// Sends a short answer of our own with a body that says its status.
+pub async fn send_own(
+    session: &mut ServerSession,
+    method: &Method,
+    status: u16,
+    mut fields: HeaderMap,
+    trip: &mut Trip,
+) -> Result<()> {
+    let reason =
+        http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("error");
+    let body = format!("{status} {reason}\n");
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    fields.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    send_head(session, status, fields, trip).await?;
+    if *method != Method::HEAD {
+        trip.sent += body.len() as u64;
+        session.write_response_body(Bytes::from(body), true).await.inspect_err(|_| trip.aborted = Some("client"))?;
+    }
+    Ok(())
+}
+
+pub(super) async fn send_head(
+    session: &mut ServerSession,
+    status: u16,
+    fields: HeaderMap,
+    trip: &mut Trip,
+) -> Result<()> {
+    let mut head = ResponseHeader::build(status, Some(fields.len() + 2))?;
+    for (name, value) in &fields {
+        head.append_header(name, value)?;
+    }
+    session.write_response_header(Box::new(head)).await.inspect_err(|_| trip.aborted = Some("client"))
+}

@@ -1,0 +1,114 @@
+//! The gate: what is refused before anything is asked, and how.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, header};
+use pingora::Result;
+use pingora::protocols::http::ServerSession;
+
+use super::{Context, Front, encoded};
+use crate::chain::{self, Certain};
+use crate::fallback::Refusal;
+use crate::framing::Malformed;
+use crate::headers::{PROXY_STATUS, SERVER_TIMING};
+use crate::shape::{self, Head, Misshapen};
+use crate::via::Seen;
+
+impl Front {
+    /// Refuses by shape, and by the hops that a request has behind it. True when it was answered.
+    pub(super) async fn gatekeep(
+        &self,
+        session: &mut ServerSession,
+        context: &mut Context,
+        begun: std::result::Result<Vec<u8>, Malformed>,
+    ) -> Result<bool> {
+        // The bytes as they came: Pingora has changed some of what it has.
+        let raw = match begun.as_deref() {
+            Ok(came) if !came.is_empty() => Bytes::copy_from_slice(came),
+            _ => session.as_http1().map(|_| session.to_h1_raw()).unwrap_or_default(),
+        };
+        let head = session.req_header();
+        let target = head.raw_path();
+        let shape = Head { method: &head.method, target, version: head.version, headers: &head.headers, raw: &raw };
+        let chunks = begun.map(|_| ()).map_err(|Malformed| Misshapen { status: 400, reason: "malformed chunked body" });
+        if let Err(bad) = shape::check(&shape, &self.listener.head).and(chunks) {
+            context.trip.misshapen = Some(bad.reason);
+            session.set_keepalive(None);
+            let code = bad.status.to_string();
+            self.chain.metrics.misshapen.with_label_values(&[self.listener.name.as_str(), code.as_str()]).inc();
+            return self.answer(session, context, bad.status, HeaderMap::new()).await;
+        }
+        context.target = encoded(shape::origin_form(target));
+        if let Seen::Ourselves { to } = self.chain.snapshot.identity.look(&session.req_header().headers) {
+            let snapshot = &self.chain.snapshot;
+            let named = to.as_deref().filter(|to| snapshot.is_target(to));
+            let by_address = || snapshot.node_at(context.client.peer).map(|node| node.name.as_str());
+            let name = named.or_else(by_address).unwrap_or("unknown");
+            self.chain.report_loop(name, Certain::Yes, &mut context.trip);
+            return self.refuse(session, context, Refusal::LOOP).await;
+        }
+        let method = session.req_header().method.clone();
+        let has_pool = self.chain.snapshot.pools_of(self.route()).next().is_some();
+        let reads = matches!(method, Method::GET | Method::HEAD);
+        if matches!(method, Method::TRACE | Method::CONNECT) || (!reads && !has_pool) {
+            session.set_keepalive(None);
+            let allow = HeaderMap::from_iter([(header::ALLOW, HeaderValue::from_static("GET, HEAD"))]);
+            return self.answer(session, context, 405, allow).await;
+        }
+        Ok(false)
+    }
+
+    pub(super) async fn refuse(
+        &self,
+        session: &mut ServerSession,
+        context: &mut Context,
+        refusal: Refusal,
+    ) -> Result<bool> {
+        context.trip.failure = refusal.failure;
+        let mut fields = HeaderMap::new();
+        fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if refusal.status == 503 {
+            fields.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        let (trip, trusted) = (&context.trip, context.client.trusted);
+        let told = [(PROXY_STATUS, Some(trip.proxy_status(trusted))), (SERVER_TIMING, trip.server_timing(trusted))];
+        for (name, text) in told {
+            if let Some(value) = text.and_then(|text| HeaderValue::from_str(&text).ok()) {
+                fields.insert(name, value);
+            }
+        }
+        self.answer(session, context, refusal.status, fields).await
+    }
+
+    async fn answer(
+        &self,
+        session: &mut ServerSession,
+        context: &mut Context,
+        status: u16,
+        mut fields: HeaderMap,
+    ) -> Result<bool> {
+        fields.append(header::VIA, HeaderValue::from_static("1.1 hopfall"));
+        let method = session.req_header().method.clone();
+        chain::send_own(session, &method, status, fields, &mut context.trip).await?;
+        if !session.is_body_done() {
+            // A client that is still sending would lose the answer to the reset that closing causes.
+            let _ = tokio::time::timeout(DRAIN_TIME, drain(session)).await;
+        }
+        Ok(true)
+    }
+}
+
+/// Reads a little of a body that nobody wants.
+async fn drain(session: &mut ServerSession) {
+    let mut left = DRAIN_BYTES;
+    while let Ok(Some(piece)) = session.read_request_body().await {
+        match left.checked_sub(piece.len()) {
+            Some(less) => left = less,
+            None => return,
+        }
+    }
+}
+
+const DRAIN_BYTES: usize = 256 * 1024;
+const DRAIN_TIME: Duration = Duration::from_millis(250);

@@ -1,0 +1,126 @@
+//! Pingora's native path: uploads, WebSockets, other methods. One node, never asked again once it has seen a
+//! byte.
+
+use std::sync::Arc;
+
+use pingora::protocols::http::ServerSession;
+use pingora::upstreams::peer::HttpPeer;
+use tokio::time::Instant;
+
+use super::{Context, Front};
+use crate::chain::Certain;
+use crate::fallback::{Busy, Failure, Kind, Outcome, Plan, Refusal, Repeat, Search, Step};
+use crate::health::Signal;
+use crate::location::Mark;
+use crate::pool::turns::Turn;
+use crate::pool::{Node, Permit, Pool};
+use crate::snapshot::Caller;
+use crate::trip::Attempt;
+
+/// The state of a request on Pingora's native path.
+pub(super) struct Native {
+    pub(super) search: Search<Arc<Plan>>,
+    /// Indices of the pool and the node being asked.
+    asked: Option<(usize, usize)>,
+    began: Instant,
+    pub(super) permit: Option<Permit>,
+    /// A neighbour's, until the answer's head is there.
+    turn: Option<Turn>,
+    pub(super) refusal: Refusal,
+}
+
+impl Front {
+    pub(super) fn node(&self, native: &Native) -> Option<(&Pool, &Arc<Node>)> {
+        let (pool, node) = native.asked?;
+        let pool = self.chain.snapshot.pools.get(pool)?;
+        Some((pool, pool.nodes.get(node)?))
+    }
+
+    /// Records what came of the native attempt under way, once.
+    pub(super) fn record(&self, context: &mut Context, outcome: Outcome) {
+        let Some(native) = &mut context.native else { return };
+        native.turn = None;
+        let Some((pool, node)) = native.asked.take() else { return };
+        native.search.judge(Kind::Node, outcome);
+        let Some(pool) = self.chain.snapshot.pools.get(pool) else { return };
+        let node = &pool.nodes[node];
+        node.metrics.attempted(outcome.as_str());
+        let signal = if outcome.harms_health() { Signal::RequestFailed } else { Signal::RequestPassed };
+        if !matches!(outcome, Outcome::Busy(_)) {
+            pool.observe(node, signal, self.chain.snapshot.now(), &self.chain.metrics);
+        }
+        let took = native.began.elapsed();
+        context.trip.attempts.push(Attempt { target: node.name.clone(), pool: pool.name().to_owned(), outcome, took });
+    }
+
+    pub(super) async fn next_peer(&self, session: &ServerSession, context: &mut Context) -> Option<Box<HttpPeer>> {
+        let snapshot = &self.chain.snapshot;
+        let caller = self.caller(session, context);
+        let plan = &self.route().plan;
+        let native = context.native.get_or_insert_with(|| Native::new(plan));
+        if let Caller::Node(node) = caller {
+            native.refusal = Refusal::LOOP;
+            self.chain.report_loop(&node.name, Certain::Yes, &mut context.trip);
+            return None;
+        }
+        loop {
+            let late = Instant::now() >= context.started + self.route().deadline;
+            let native = context.native.as_mut()?;
+            let mut picked = None;
+            let step = native.search.next(late, |index, visited| {
+                let pool = snapshot.pools.get(index)?;
+                let node = pool.pick(visited, snapshot.now(), |_| Mark::Unknown)?;
+                picked = pool.nodes.iter().position(|other| other.target == node.target).map(|node| (index, node));
+                Some(node.target)
+            });
+            if let Step::Refuse(refusal) = step {
+                native.refusal = refusal;
+                return None;
+            }
+            native.asked = picked;
+            native.began = Instant::now();
+            let (pool, node) = self.node(native)?;
+            if let Caller::Neighbour = caller {
+                let path = snapshot.turns.path(&context.target);
+                native.turn = snapshot.turns.begin(node.target, path, NEIGHBOURS_UPLOADS);
+                if native.turn.is_none() {
+                    self.chain.report_loop(&node.name, Certain::Perhaps, &mut context.trip);
+                    self.record(context, Outcome::Busy(Busy::Full));
+                    continue;
+                }
+            }
+            let Some(address) = node.endpoint.address() else {
+                self.record(context, Outcome::Down(Failure::DnsError));
+                continue;
+            };
+            let Some(permit) = node.gate.enter().await else {
+                self.record(context, Outcome::Busy(Busy::Full));
+                continue;
+            };
+            native.permit = Some(permit);
+            let mut peer = HttpPeer::new(address, false, String::new());
+            peer.options.connection_timeout = Some(pool.config.bounds.connect_timeout);
+            peer.options.total_connection_timeout = Some(pool.config.bounds.connect_timeout);
+            peer.options.read_timeout = Some(pool.config.tunnel_timeout);
+            peer.options.write_timeout = Some(pool.config.tunnel_timeout);
+            return Some(Box::new(peer));
+        }
+    }
+}
+
+impl Native {
+    fn new(plan: &Arc<Plan>) -> Self {
+        Native {
+            search: Search::new(plan.clone(), Repeat::Never),
+            asked: None,
+            began: Instant::now(),
+            permit: None,
+            turn: None,
+            refusal: Refusal::ABSENT,
+        }
+    }
+}
+
+/// Uploads to one path of one node that this machine's own addresses may have under way: a bound on loops
+/// that honest uploads, which take their time, do not feel.
+const NEIGHBOURS_UPLOADS: usize = 16;
