@@ -23,7 +23,7 @@
 //! | floor | modules |
 //! |---|---|
 //! | 0 words | [`units`], [`hop`] |
-//! | 1 decisions, pure | [`fallback`], [`framing`], [`health`], [`headers`], [`hedge`], [`location`], [`s3`], [`shape`], [`trip`], [`via`] |
+//! | 1 decisions, pure | [`absence`], [`fallback`], [`framing`], [`health`], [`headers`], [`hedge`], [`location`], [`s3`], [`shape`], [`trip`], [`via`] |
 //! | 2 config | [`config`] |
 //! | 3 shared | [`metrics`], [`pool`], [`snapshot`] |
 //! | 4 origins | [`origin`] |
@@ -43,6 +43,7 @@
 //! - **Snapshot**: all that requests are served from, built whole from one config.
 //! - **Trip**: what happened to one request, for the log, the metrics and the answer's own fields.
 
+pub mod absence;
 pub mod access_log;
 pub mod admin;
 pub mod chain;

@@ -34,6 +34,8 @@ pub struct Metrics {
     pub hedges: IntCounterVec,
     /// 1 while a node is up.
     pub node_up: IntGaugeVec,
+    /// 1 while a node is asked last because its share of 404s jumped.
+    pub node_absence_suspect: IntGaugeVec,
     /// Requests in flight to a node.
     pub node_connections: IntGaugeVec,
     /// TCP connections opened to a target.
@@ -141,6 +143,12 @@ impl Metrics {
                 &["pool", "node", "won"],
             )?,
             node_up: gauges(&registry, "node_up", "1 while a node is up.", &["pool", "node"])?,
+            node_absence_suspect: gauges(
+                &registry,
+                "node_absence_suspect",
+                "1 while a node is asked last because its share of 404s jumped far above what it ever was.",
+                &["pool", "node"],
+            )?,
             node_connections: gauges(
                 &registry,
                 "node_connections",

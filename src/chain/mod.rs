@@ -154,7 +154,14 @@ impl Chain {
             let (chosen, began, Asked { outcome, answer }) =
                 self.ask(chosen, &mut search, request, &ask, &hints, trip).await;
             drop(turn);
-            hints.learn(chosen.target(), outcome, trip.attempts.is_empty(), &self.metrics);
+            let first = trip.attempts.is_empty();
+            if let (true, Chosen::Node { pool, node, .. }, Outcome::Found(_) | Outcome::Absent(_)) =
+                (first, chosen, outcome)
+            {
+                let lacks = matches!(outcome, Outcome::Absent(_));
+                pool.observe_absence(node, lacks, self.snapshot.now(), &self.metrics);
+            }
+            hints.learn(chosen.target(), outcome, first, &self.metrics);
             self.record(&chosen, outcome, began.elapsed(), trip);
             match (search.judge(chosen.kind(), outcome), answer) {
                 (Verdict::Serve, Some(answer)) => return self.serve(session, request, &chosen, answer, trip).await,

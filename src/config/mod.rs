@@ -121,6 +121,7 @@ pub struct Health {
     pub interval: Duration,
     pub timeout: Duration,
     pub passive: bool,
+    pub absence: bool,
     pub thresholds: Thresholds,
 }
 

@@ -240,6 +240,9 @@ pub struct Health {
     /// Whether real requests count too: a connect failure, a timeout or a 5xx except 501 and 505. They
     /// never bring down the last node that is up. Default true.
     pub passive: Option<Field<bool>>,
+    /// Whether a node whose share of 404s jumps far above what it ever was is asked last for 30s: its disk may
+    /// be gone. Default true.
+    pub absence: Option<Field<bool>>,
     /// How long real requests keep a node down where no active check would bring it back. Default 10s.
     pub eject_for: Option<Field<Duration>>,
 }

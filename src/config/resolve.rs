@@ -230,6 +230,7 @@ impl Resolver<'_> {
             host: health.and_then(|health| health.host.as_ref()).map(|host| host.text().to_owned()),
             interval: self.time(get(|health| health.interval.as_ref()), secs(5)),
             timeout: self.time(get(|health| health.timeout.as_ref()), secs(2)),
+            absence: self.value(health.and_then(|health| health.absence.as_ref()), true),
             passive: self.value(health.and_then(|health| health.passive.as_ref()), true),
             thresholds: Thresholds {
                 fall: u32::try_from(self.count(health.and_then(|health| health.fall.as_ref()), 3, 1, 1000))

@@ -58,7 +58,7 @@ impl Pool {
         let mut best = None;
         for (i, node) in self.nodes.iter().enumerate().filter(|(_, node)| !visited.contains(node.target)) {
             // Read once: health and places change under our eyes.
-            let away = !node.is_up(now) || node.silence.is_silent(now);
+            let away = !node.is_up(now) || node.silence.is_silent(now) || node.is_suspect(now);
             let rank = (away, node.gate.is_full(), hint(node.target));
             if best.is_none_or(|best| rank < best) {
                 best = Some(rank);
@@ -99,6 +99,23 @@ impl Pool {
         log::warn!("node {name} of pool {pool} is {word} ({signal:?})");
         metrics.health_changes.with_label_values(&[pool, name, word]).inc();
         metrics.node_up.with_label_values(&[pool, name]).set(up);
+    }
+
+    /// Takes in whether one of this pool's nodes had a file that it was asked for first.
+    pub fn observe_absence(&self, node: &Node, lacks: bool, now: Duration, metrics: &Metrics) {
+        if !self.config.health.absence {
+            return;
+        }
+        let labels = [self.name(), node.name.as_str()];
+        if node.take_absence(lacks, now) {
+            let (pool, name) = (self.name(), &node.name);
+            log::warn!(
+                "node {name} of pool {pool} suddenly lacks all it is asked for, and is asked last: is its disk there?"
+            );
+            metrics.node_absence_suspect.with_label_values(&labels).set(1);
+        } else if !lacks && !node.is_suspect(now) {
+            metrics.node_absence_suspect.with_label_values(&labels).set(0);
+        }
     }
 
     /// The node that has this address, if any.

@@ -1,13 +1,14 @@
 //! One node: its address, its health, its place counter.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 
 use super::Gate;
+use crate::absence::Absence;
 use crate::config;
 use crate::health::{Change, Health, Signal, Thresholds};
 use crate::hedge::{Latency, Silence};
@@ -58,6 +59,9 @@ pub struct Node {
     pub metrics: TargetMetrics,
     pub latency: Latency,
     pub silence: Silence,
+    absence: Mutex<Absence>,
+    /// Until when `absence` makes this node a suspect, in milliseconds; read on every request.
+    suspect_until: AtomicU64,
     health: Mutex<Health>,
     /// Read on every request, so that the lock is taken only when something is amiss.
     spotless: AtomicBool,
@@ -83,6 +87,8 @@ impl Node {
             metrics: target_metrics,
             latency: Latency::new(),
             silence: Silence::default(),
+            absence: Mutex::default(),
+            suspect_until: AtomicU64::new(0),
             health: Mutex::new(Health::default()),
             spotless: AtomicBool::new(true),
         }
@@ -95,6 +101,22 @@ impl Node {
     /// Up, with no failure counted against it.
     pub fn is_spotless(&self) -> bool {
         self.spotless.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is asked last because its share of 404s jumped.
+    pub fn is_suspect(&self, now: Duration) -> bool {
+        now.as_millis() < u128::from(self.suspect_until.load(Ordering::Relaxed))
+    }
+
+    /// Takes in whether it had a file that it was asked for first. True when it has just become a suspect.
+    pub(super) fn take_absence(&self, lacks: bool, now: Duration) -> bool {
+        let mut absence = self.absence.lock().unwrap_or_else(PoisonError::into_inner);
+        let suspect = absence.observe(lacks, now);
+        if suspect {
+            let until = now + crate::absence::SUSPECT_FOR;
+            self.suspect_until.store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+        suspect
     }
 
     pub(super) fn take(&self, signal: Signal, now: Duration, thresholds: &Thresholds, last: bool) -> Option<Change> {

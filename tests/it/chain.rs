@@ -352,3 +352,27 @@ fn an_ejected_node_is_up_again_once_it_serves() {
     });
     hopfall.wait_for_log("node ejected of pool images is up");
 }
+
+/// A disk that is not mounted answers fast 404s: the node is asked last, and never taken out.
+#[test]
+fn a_node_that_suddenly_lacks_everything_is_asked_last() {
+    let (a, b) = (Nginx::with_files(&[("cat.jpg", b"x")]), Nginx::with_files(&[("cat.jpg", b"x")]));
+    let hopfall = Fleet::new().node("a", a.addr()).node("b", b.addr()).start();
+    let mut client = hopfall.connect();
+    let mut ask = |count: usize| {
+        (0..count).for_each(|_| assert_eq!(client.request("GET", "/cat.jpg", &[]).response().status, 200));
+    };
+    ask(1100);
+    a.remove("cat.jpg");
+    ask(1200);
+    hopfall.wait_for_log("node a of pool images suddenly lacks all");
+    let before = a.requests().len();
+    ask(100);
+    assert_eq!(a.requests().len(), before, "it is asked last");
+    let metrics = hopfall.metrics();
+    assert_eq!(metrics.value("hopfall_node_absence_suspect", &[("node", "a")]), 1.0);
+    assert_eq!(metrics.value("hopfall_node_up", &[("node", "a")]), 1.0);
+    // What only it has is still found.
+    a.put("dog.jpg", b"woof");
+    assert_eq!(hopfall.get("/dog.jpg").status, 200);
+}

@@ -4,7 +4,7 @@ use std::path::Path;
 
 const FLOORS: &[(u32, &[&str])] = &[
     (0, &["units", "hop"]),
-    (1, &["fallback", "framing", "health", "hedge", "location", "headers", "s3", "shape", "trip", "via"]),
+    (1, &["absence", "fallback", "framing", "health", "hedge", "location", "headers", "s3", "shape", "trip", "via"]),
     (2, &["config"]),
     (3, &["metrics", "pool", "snapshot"]),
     (4, &["origin"]),
