@@ -79,7 +79,7 @@ def options():
     names = [s.name for s in scenarios.ALL]
     parser = argparse.ArgumentParser(prog="bench/run", description=__doc__)
     parser.add_argument("scenario", nargs="*", metavar="SCENARIO", help=f"default: all of {', '.join(names)}")
-    parser.add_argument("--quick", action="store_true", help="one short round, to see that all works; about 3 minutes")
+    parser.add_argument("--quick", action="store_true", help="one short round, to see that all works; about 2 minutes")
     parser.add_argument("--rounds", type=int, help="interleaved rounds, of which the median counts (3)")
     parser.add_argument("--seconds", type=float, help="length of each measurement (2)")
     parser.add_argument("--proxies", default="hopfall,hopfall+map,nginx,haproxy,varnish", help="comma-separated (%(default)s)")
@@ -87,6 +87,12 @@ def options():
     parser.add_argument("--out", type=Path, help="default: bench/results.md for a full run, else only standard output")
     parser.add_argument("--load", type=Path, required=True, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
+    chosen.said = ["--quick"] * chosen.quick
+    for name in ("rounds", "seconds"):
+        if (value := getattr(chosen, name)) is not None:
+            chosen.said += [f"--{name}", f"{value:g}"]
+    if chosen.proxies != parser.get_default("proxies"):
+        chosen.said += ["--proxies", chosen.proxies]
     unknown = set(chosen.scenario) - set(names)
     if unknown:
         parser.error(f"no scenario {', '.join(sorted(unknown))}; they are: {', '.join(names)}")
@@ -130,7 +136,7 @@ def main():
 
     took = time.monotonic() - began
     others = max(0.0, machine_busy() - own_busy() - busy) / took
-    command = " ".join(["bench/run"] + ["--quick"] * chosen.quick + chosen.scenario)
+    command = " ".join(["bench/run", *chosen.said, *chosen.scenario])
     setup = {"command": command, "rounds": rounds, "seconds": seconds, "cores": len(cores), "others": others}
     text = report.document(results, left_out, versions, setup)
     print(text)
