@@ -27,14 +27,14 @@ const QUICK: f64 = 1.0 / 100.0;
 const ALL: f64 = 0.98;
 const LEAN: f64 = 0.95;
 /// How long a suspect is asked last, before it is tried again.
-pub const SUSPECT_FOR: Duration = Duration::from_secs(30);
+const SUSPECT_FOR: Duration = Duration::from_secs(30);
 
 impl Absence {
-    /// Takes one attempt in. True when the node has just become a suspect.
-    pub fn observe(&mut self, lacks: bool, now: Duration) -> bool {
+    /// Takes one attempt in. When the node has just become a suspect: until when it is one.
+    pub fn observe(&mut self, lacks: bool, now: Duration) -> Option<Duration> {
         if self.is_suspect(now) {
             // What it says now is not what is usual for it.
-            return false;
+            return None;
         }
         if self.suspect_until.take().is_some() {
             self.recent = self.usual;
@@ -45,15 +45,13 @@ impl Absence {
             // The plain mean, until there is enough to forget.
             self.usual += (value - self.usual) / f64::from(self.seen);
             self.recent = self.usual;
-            return false;
+            return None;
         }
         self.usual += (value - self.usual) * SLOW;
         self.recent += (value - self.recent) * QUICK;
         let jumped = self.usual < LEAN && self.recent > ALL.max(f64::midpoint(self.usual, 1.0));
-        if jumped {
-            self.suspect_until = Some(now + SUSPECT_FOR);
-        }
-        jumped
+        self.suspect_until = jumped.then_some(now + SUSPECT_FOR);
+        self.suspect_until
     }
 
     pub fn is_suspect(&self, now: Duration) -> bool {
@@ -68,7 +66,7 @@ mod tests {
     /// Feeds `count` attempts of which about `share` are absent, in an order that is none. Gives how many
     /// were seen when it became a suspect.
     fn feed(absence: &mut Absence, count: u32, share: u32, now: Duration) -> Option<u32> {
-        (0..count).find(|i| absence.observe(i.wrapping_mul(7919) % 100 < share, now))
+        (0..count).find(|i| absence.observe(i.wrapping_mul(7919) % 100 < share, now).is_some())
     }
 
     #[test]

@@ -159,7 +159,7 @@ impl Chain {
                 (first, chosen, outcome)
             {
                 let lacks = matches!(outcome, Outcome::Absent(_));
-                pool.observe_absence(node, lacks, self.snapshot.now(), &self.metrics);
+                pool.observe_absence(node, lacks, self.snapshot.now());
             }
             hints.learn(chosen.target(), outcome, first, &self.metrics);
             self.record(&chosen, outcome, began.elapsed(), trip);

@@ -102,19 +102,18 @@ impl Pool {
     }
 
     /// Takes in whether one of this pool's nodes had a file that it was asked for first.
-    pub fn observe_absence(&self, node: &Node, lacks: bool, now: Duration, metrics: &Metrics) {
+    pub fn observe_absence(&self, node: &Node, lacks: bool, now: Duration) {
         if !self.config.health.absence {
             return;
         }
-        let labels = [self.name(), node.name.as_str()];
         if node.take_absence(lacks, now) {
             let (pool, name) = (self.name(), &node.name);
             log::warn!(
                 "node {name} of pool {pool} suddenly lacks all it is asked for, and is asked last: is its disk there?"
             );
-            metrics.node_absence_suspect.with_label_values(&labels).set(1);
+            node.absence_suspect.set(1);
         } else if !lacks && !node.is_suspect(now) {
-            metrics.node_absence_suspect.with_label_values(&labels).set(0);
+            node.absence_suspect.set(0);
         }
     }
 

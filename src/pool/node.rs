@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use prometheus::IntGauge;
 
 use super::Gate;
 use crate::absence::Absence;
@@ -60,6 +61,7 @@ pub struct Node {
     pub latency: Latency,
     pub silence: Silence,
     absence: Mutex<Absence>,
+    pub(super) absence_suspect: IntGauge,
     /// Until when `absence` makes this node a suspect, in milliseconds; read on every request.
     suspect_until: AtomicU64,
     health: Mutex<Health>,
@@ -70,7 +72,8 @@ pub struct Node {
 impl Node {
     pub fn new(node: &config::Node, pool: &config::Pool, identity: &Identity, metrics: &Metrics) -> Self {
         let target_metrics = metrics.target(&pool.name, &node.name);
-        metrics.node_up.with_label_values(&[pool.name.as_str(), node.name.as_str()]).set(1);
+        let labels = [pool.name.as_str(), node.name.as_str()];
+        metrics.node_up.with_label_values(&labels).set(1);
         let bounds = &pool.bounds;
         Node {
             target: node.target,
@@ -88,6 +91,7 @@ impl Node {
             latency: Latency::new(),
             silence: Silence::default(),
             absence: Mutex::default(),
+            absence_suspect: metrics.node_absence_suspect.with_label_values(&labels),
             suspect_until: AtomicU64::new(0),
             health: Mutex::new(Health::default()),
             spotless: AtomicBool::new(true),
@@ -111,12 +115,9 @@ impl Node {
     /// Takes in whether it had a file that it was asked for first. True when it has just become a suspect.
     pub(super) fn take_absence(&self, lacks: bool, now: Duration) -> bool {
         let mut absence = self.absence.lock().unwrap_or_else(PoisonError::into_inner);
-        let suspect = absence.observe(lacks, now);
-        if suspect {
-            let until = now + crate::absence::SUSPECT_FOR;
-            self.suspect_until.store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        }
-        suspect
+        let Some(until) = absence.observe(lacks, now) else { return false };
+        self.suspect_until.store(u64::try_from(until.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        true
     }
 
     pub(super) fn take(&self, signal: Signal, now: Duration, thresholds: &Thresholds, last: bool) -> Option<Change> {
