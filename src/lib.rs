@@ -11,7 +11,7 @@
 //! 4. GET and HEAD go to [`chain`]; all else takes Pingora's native path to one node.
 //! 5. [`snapshot`] tells who calls: a client, a node (only stores are asked), a neighbour (takes turns).
 //! 6. [`fallback::Search::next`] gives the next target; [`pool`] picks it by health, places and weight.
-//! 7. [`origin`] asks it: a place, a connection, a head out, a head in.
+//! 7. [`origin`] asks it: a place, a connection, a head out, a head in. A store looks on its [`disk`] first.
 //! 8. [`fallback::Search::judge`] says what follows: serve, next, or refuse.
 //! 9. Next: the refused body is drained on the side, its connection kept, and it is 6 again.
 //! 10. Serve: the body goes through piece by piece. [`access_log`] and [`metrics`] tell the [`trip`].
@@ -23,8 +23,8 @@
 //! | floor | modules |
 //! |---|---|
 //! | 0 words | [`units`], [`hop`] |
-//! | 1 decisions, pure | [`absence`], [`fallback`], [`framing`], [`health`], [`headers`], [`hedge`], [`location`], [`s3`], [`shape`], [`trip`], [`via`] |
-//! | 2 config | [`config`] |
+//! | 1 decisions, pure | [`absence`], [`conditional`], [`fallback`], [`framing`], [`freshness`], [`health`], [`headers`], [`hedge`], [`location`], [`s3`], [`shape`], [`trip`], [`via`] |
+//! | 2 config, and what knows no product | [`config`], [`disk`], [`flight`] |
 //! | 3 shared | [`metrics`], [`pool`], [`snapshot`] |
 //! | 4 origins | [`origin`] |
 //! | 5 adapters | [`chain`], [`probe`], [`keep`], [`access_log`], [`edge`], [`tls`], [`admin`] |
@@ -38,6 +38,8 @@
 //! - **Plan**: the ordered chain of a route: pools and stores. A **Search** is one request's walk along it.
 //! - **Attempt**: one try at one target. **Outcome**: what came of it. **Verdict**: what follows.
 //! - **Visited**: the exact set of targets that one request has tried.
+//! - **Store**, **Disk**: a bucket that is asked like one more target; what is kept of it on this machine.
+//! - **Flight**: what one request finds out for all that want to know the same meanwhile.
 //! - **Turn**: the right to ask one node for one path, taken where nodes share this machine.
 //! - **Failure**: a kind of failure, by its name in RFC 9209 §2.3.
 //! - **Snapshot**: all that requests are served from, built whole from one config.
@@ -48,12 +50,16 @@ pub mod access_log;
 pub mod admin;
 pub mod chain;
 pub mod cli;
+pub mod conditional;
 pub mod config;
 #[cfg(feature = "demo")]
 mod demo;
+pub mod disk;
 pub mod edge;
 pub mod fallback;
+pub mod flight;
 pub mod framing;
+pub mod freshness;
 pub mod headers;
 pub mod health;
 pub mod hedge;

@@ -4,8 +4,25 @@ use std::path::Path;
 
 const FLOORS: &[(u32, &[&str])] = &[
     (0, &["units", "hop"]),
-    (1, &["absence", "fallback", "framing", "health", "hedge", "location", "headers", "s3", "shape", "trip", "via"]),
-    (2, &["config"]),
+    (
+        1,
+        &[
+            "absence",
+            "conditional",
+            "fallback",
+            "framing",
+            "freshness",
+            "headers",
+            "health",
+            "hedge",
+            "location",
+            "s3",
+            "shape",
+            "trip",
+            "via",
+        ],
+    ),
+    (2, &["config", "disk", "flight"]),
     (3, &["metrics", "pool", "snapshot"]),
     (4, &["origin"]),
     (5, &["chain", "probe", "keep", "access_log", "edge", "tls", "admin"]),
@@ -18,13 +35,15 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("snapshot", "pool"), // a snapshot is made of pools
     ("pool", "metrics"),  // a node counts what happens to it
     ("snapshot", "metrics"),
-    ("probe", "chain"),   // checks run against the chain's own nodes and stores
-    ("admin", "chain"),   // purges, and tells the map's size
-    ("keep", "chain"),    // saves the chain's own map
-    ("probe", "keep"),    // at its interval
-    ("admin", "edge"),    // tells the connection when a request begins and ends
-    ("trip", "fallback"), // a trip is a list of outcomes
-    ("s3", "fallback"),   // an S3 answer is an outcome
+    ("probe", "chain"),           // checks run against the chain's own nodes and stores
+    ("admin", "chain"),           // purges, and tells the map's size
+    ("keep", "chain"),            // saves the chain's own map
+    ("probe", "keep"),            // at its interval
+    ("admin", "edge"),            // tells the connection when a request begins and ends
+    ("trip", "fallback"),         // a trip is a list of outcomes
+    ("s3", "fallback"),           // an S3 answer is an outcome
+    ("freshness", "conditional"), // lists with quotes are taken apart in one place
+    ("config", "disk"),           // a disk's settings are part of the config
     ("cli", "server"),
     ("cli", "demo"),
     ("demo", "cli"),
