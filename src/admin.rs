@@ -9,9 +9,10 @@ use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
 use tokio::sync::watch;
 
-use crate::chain::{Chain, unix_now};
+use crate::chain::Chain;
 use crate::edge::Connection;
 use crate::framing::Body;
+use crate::origin::StoreOrigin;
 
 pub struct Admin {
     pub chain: Arc<Chain>,
@@ -26,7 +27,7 @@ impl ServeHttp for Admin {
             // A body, which nothing here reads, closes the connection.
             let _ = connection.begin_request(Body::Length(0));
         }
-        let response = self.answer(session);
+        let response = self.answer(session).await;
         if let Some(connection) = Connection::of(session.stream()) {
             connection.end_request();
         }
@@ -35,11 +36,11 @@ impl ServeHttp for Admin {
 }
 
 impl Admin {
-    fn answer(&self, session: &ServerSession) -> Response<Vec<u8>> {
+    async fn answer(&self, session: &ServerSession) -> Response<Vec<u8>> {
         let request = session.req_header();
         let path = request.uri.path();
         match (&request.method, path) {
-            (&Method::POST, "/purge") => return self.purge(request.uri.query().unwrap_or_default()),
+            (&Method::POST, "/purge") => return self.purge(request.uri.query().unwrap_or_default()).await,
             (&Method::GET | &Method::HEAD, "/purge") => return text(405, "POST /purge?path=/a/file, or ?prefix=/a/\n"),
             (&Method::GET | &Method::HEAD, _) => {}
             _ => return text(405, "only GET and HEAD are served here, and POST /purge\n"),
@@ -49,6 +50,7 @@ impl Admin {
                 let snapshot = &self.chain.snapshot;
                 let entries = snapshot.location.as_ref().map_or(0, |map| map.len());
                 self.chain.metrics.location_entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
+                self.chain.stores.values().for_each(StoreOrigin::measure);
                 match self.chain.metrics.render() {
                     Ok(metrics) => reply(200, "text/plain; version=0.0.4; charset=utf-8", metrics),
                     Err(error) => text(500, &format!("{error:#}\n")),
@@ -63,9 +65,8 @@ impl Admin {
         }
     }
 
-    /// Forgets where a path is, or all paths that begin so.
-    fn purge(&self, query: &str) -> Response<Vec<u8>> {
-        let Some(map) = &self.chain.snapshot.location else { return text(404, "no location map is configured\n") };
+    /// Forgets where a path is, or all paths that begin so, and removes what stores keep of them.
+    async fn purge(&self, query: &str) -> Response<Vec<u8>> {
         let parameter = |name: &str| {
             let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
             Some(percent_decode_str(value).collect::<Vec<u8>>()).filter(|path| path.starts_with(b"/"))
@@ -75,9 +76,15 @@ impl Admin {
             (None, Some(prefix)) => (prefix, true),
             _ => return text(400, "say which: ?path=/a/file, or ?prefix=/a/ (percent-encoded)\n"),
         };
-        map.purge(&path, prefix, unix_now());
-        let what = if prefix { "all paths that begin with " } else { "" };
-        text(200, &format!("forgotten: {what}{}\n", String::from_utf8_lossy(&path)))
+        match self.chain.purge(&path, prefix).await {
+            Ok(removed) => {
+                let what = if prefix { "all paths that begin with " } else { "" };
+                let path = String::from_utf8_lossy(&path);
+                let kept = if removed > 0 { format!(" ({removed} removed from disk)") } else { String::new() };
+                text(200, &format!("forgotten: {what}{path}{kept}\n"))
+            }
+            Err(error) => text(500, &format!("not all is purged: {error}\n")),
+        }
     }
 }
 

@@ -13,6 +13,7 @@ pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 pub const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// Fields that concern one connection. `Trailer` goes too: trailers are not passed on.

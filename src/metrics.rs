@@ -1,11 +1,15 @@
 //! The metrics, whose names and labels are an API (design §7). Labels are few and closed: never a path, a
 //! client or a Host.
 
+use std::sync::{Mutex, PoisonError};
+
 use prometheus::core::Collector;
 use prometheus::{
     CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
+
+use crate::disk::Figures;
 
 /// All metrics of one process.
 pub struct Metrics {
@@ -46,12 +50,30 @@ pub struct Metrics {
     pub health_changes: IntCounterVec,
     /// Requests to S3 by method and status (`error` where none came).
     pub s3_requests: IntCounterVec,
-    /// Body bytes of S3 sent on to clients.
+    /// Body bytes received from S3.
     pub s3_bytes: IntCounter,
     /// Dollars spent on a store, by the prices of the config.
     pub s3_cost: CounterVec,
     /// Dollars spent on a store on this UTC day.
     pub s3_cost_today: GaugeVec,
+    /// What a store's disk, and requests under way, had to do with the requests to it.
+    pub store_requests: IntCounterVec,
+    /// 1 while a store's disk takes new files.
+    pub store_ready: IntGaugeVec,
+    /// Bytes that a store's files take of its disk.
+    pub store_bytes: IntGaugeVec,
+    /// Files on a store's disk.
+    pub store_objects: IntGaugeVec,
+    /// Bytes of memory: of small files, and of the disk's index.
+    pub store_memory_bytes: IntGaugeVec,
+    /// Files that made way for others.
+    pub store_evictions: IntCounterVec,
+    /// Files that were not kept for want of room, by which bound.
+    pub store_refused: IntCounterVec,
+    /// Faults of a store's disk.
+    pub store_errors: IntCounterVec,
+    /// Requests that were answered from what another request found out meanwhile.
+    pub collapsed: IntCounter,
     /// Answers cut short after their head was sent.
     pub aborted: IntCounterVec,
     /// Requests refused for their shape, by status.
@@ -179,10 +201,7 @@ impl Metrics {
                 "Requests to S3, by method and status.",
                 &["op", "code"],
             )?,
-            s3_bytes: register(
-                &registry,
-                IntCounter::new(name("s3_bytes_total"), "Body bytes of S3 sent on to clients.")?,
-            )?,
+            s3_bytes: register(&registry, IntCounter::new(name("s3_bytes_total"), "Body bytes received from S3.")?)?,
             s3_cost: register(
                 &registry,
                 CounterVec::new(
@@ -195,6 +214,46 @@ impl Metrics {
                 GaugeVec::new(
                     Opts::new(name("s3_cost_today_dollars"), "Dollars spent on a store on this UTC day."),
                     &["store"],
+                )?,
+            )?,
+            store_requests: counters(
+                &registry,
+                "store_requests_total",
+                "Requests to a store, by what its disk and requests under way had to do with them.",
+                &["store", "result"],
+            )?,
+            store_ready: gauges(&registry, "store_ready", "1 while a store's disk takes new files.", &["store"])?,
+            store_bytes: gauges(&registry, "store_bytes", "Bytes that a store's files take of its disk.", &["store"])?,
+            store_objects: gauges(&registry, "store_objects", "Files on a store's disk.", &["store"])?,
+            store_memory_bytes: gauges(
+                &registry,
+                "store_memory_bytes",
+                "Bytes of memory that a store's disk takes: small files, and the index.",
+                &["store", "use"],
+            )?,
+            store_evictions: counters(
+                &registry,
+                "store_evictions_total",
+                "Files of a store's disk that made way for others.",
+                &["store"],
+            )?,
+            store_refused: counters(
+                &registry,
+                "store_refused_total",
+                "Files that were not kept for want of room, by the bound: budget or free.",
+                &["store", "bound"],
+            )?,
+            store_errors: counters(
+                &registry,
+                "store_errors_total",
+                "Faults of a store's disk: read, write, corrupt, silent.",
+                &["store", "kind"],
+            )?,
+            collapsed: register(
+                &registry,
+                IntCounter::new(
+                    name("collapsed_requests_total"),
+                    "Requests that were answered from what another request found out meanwhile.",
                 )?,
             )?,
             aborted: counters(
@@ -281,6 +340,79 @@ impl TargetMetrics {
             "absent" => self.absent.inc(),
             other => self.others.with_label_values(&[self.pool.as_str(), self.node.as_str(), other]).inc(),
         }
+    }
+}
+
+/// The metrics of one store's disk.
+pub struct StoreMetrics {
+    name: String,
+    requests: IntCounterVec,
+    errors: IntCounterVec,
+    evictions: IntCounter,
+    refused: IntCounterVec,
+    ready: IntGauge,
+    bytes: IntGauge,
+    objects: IntGauge,
+    memory: IntGauge,
+    index: IntGauge,
+    /// What was counted when it was last measured.
+    before: Mutex<Figures>,
+}
+
+impl StoreMetrics {
+    pub fn new(metrics: &Metrics, name: &str) -> Self {
+        StoreMetrics {
+            name: name.to_owned(),
+            requests: metrics.store_requests.clone(),
+            errors: metrics.store_errors.clone(),
+            evictions: metrics.store_evictions.with_label_values(&[name]),
+            refused: metrics.store_refused.clone(),
+            ready: metrics.store_ready.with_label_values(&[name]),
+            bytes: metrics.store_bytes.with_label_values(&[name]),
+            objects: metrics.store_objects.with_label_values(&[name]),
+            memory: metrics.store_memory_bytes.with_label_values(&[name, "files"]),
+            index: metrics.store_memory_bytes.with_label_values(&[name, "index"]),
+            before: Mutex::default(),
+        }
+    }
+
+    /// A request was answered so.
+    pub fn asked(&self, result: &str) {
+        self.requests.with_label_values(&[self.name.as_str(), result]).inc();
+    }
+
+    /// The disk did not answer in time.
+    pub fn disk_is_silent(&self) {
+        self.errors.with_label_values(&[self.name.as_str(), "silent"]).inc();
+    }
+
+    /// Takes in what the disk says of itself.
+    pub fn measure(&self, now: &Figures) {
+        let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        let gauge = |gauge: &IntGauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        gauge(&self.ready, u64::from(now.ready));
+        gauge(&self.bytes, now.disk_bytes);
+        gauge(&self.objects, now.objects);
+        gauge(&self.memory, now.memory_bytes);
+        gauge(&self.index, now.index_bytes);
+        self.evictions.inc_by(now.evictions - before.evictions);
+        let name = self.name.as_str();
+        let kinds = [
+            ("read", now.read_errors - before.read_errors),
+            ("write", now.write_errors - before.write_errors),
+            ("corrupt", now.corrupt - before.corrupt),
+        ];
+        for (kind, more) in kinds {
+            self.errors.with_label_values(&[name, kind]).inc_by(more);
+        }
+        let bounds = [
+            ("budget", now.refused_by_budget - before.refused_by_budget),
+            ("free", now.refused_by_floor - before.refused_by_floor),
+        ];
+        for (bound, more) in bounds {
+            self.refused.with_label_values(&[name, bound]).inc_by(more);
+        }
+        *before = *now;
     }
 }
 

@@ -54,7 +54,7 @@ pub fn start(chain: &Arc<Chain>) -> JoinSet<()> {
         }
     });
     for store in chain.stores.values() {
-        tasks.spawn(keep_store(store.clone()));
+        tasks.spawn(keep_store(store.s3.clone()));
     }
     tasks
 }

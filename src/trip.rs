@@ -27,6 +27,49 @@ impl Attempt {
     }
 }
 
+/// What a store's disk, or another request under way, had to do with an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cached {
+    /// From the disk, and fresh for so many seconds more.
+    Hit(u64),
+    /// From the disk, and stale for so many seconds, as the config allows.
+    Stale(u64),
+    /// From the disk, after the store has said that it is still the same.
+    Revalidated,
+    /// The disk has it not: from the store.
+    Miss,
+    /// From what another request had asked the store for.
+    Collapsed,
+    /// From the store, for this request alone.
+    Bypass,
+}
+
+impl Cached {
+    /// The closed word for the metric's `result` label and the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Cached::Hit(_) => "hit",
+            Cached::Stale(_) => "stale",
+            Cached::Revalidated => "revalidated",
+            Cached::Miss => "miss",
+            Cached::Collapsed => "collapsed",
+            Cached::Bypass => "bypass",
+        }
+    }
+
+    /// The value of `Cache-Status` (RFC 9211): our member of the list.
+    pub fn cache_status(self) -> String {
+        match self {
+            Cached::Hit(left) => format!("hopfall; hit; ttl={left}"),
+            Cached::Stale(since) => format!("hopfall; hit; ttl=-{since}"),
+            Cached::Revalidated => "hopfall; fwd=stale; fwd-status=304".to_owned(),
+            Cached::Miss => "hopfall; fwd=uri-miss".to_owned(),
+            Cached::Collapsed => "hopfall; fwd=uri-miss; collapsed".to_owned(),
+            Cached::Bypass => "hopfall; fwd=bypass".to_owned(),
+        }
+    }
+}
+
 /// The record of one request.
 #[derive(Clone, Debug, Default)]
 pub struct Trip {
@@ -42,10 +85,11 @@ pub struct Trip {
     pub aborted: Option<&'static str>,
     /// `nowhere` when the location map answered, and nobody was asked.
     pub located: Option<&'static str>,
+    pub cached: Option<Cached>,
+    /// Whether it waited for what another request found out.
+    pub collapsed: bool,
     /// Body bytes sent to the client.
     pub sent: u64,
-    /// Body bytes that came from a store.
-    pub from_store: u64,
 }
 
 impl Trip {
@@ -121,6 +165,14 @@ mod tests {
     #[test]
     fn a_trip_is_told_hop_by_hop() {
         assert_eq!(trip().hops(), "taiga:404:3ms a b:connection_refused:0ms chitoge:200:5ms");
+    }
+
+    #[test]
+    fn what_the_disk_did_is_a_cache_status() {
+        let told = |cached: Cached| cached.cache_status();
+        assert_eq!(told(Cached::Hit(30)), "hopfall; hit; ttl=30");
+        assert_eq!(told(Cached::Stale(5)), "hopfall; hit; ttl=-5");
+        assert_eq!(told(Cached::Collapsed), "hopfall; fwd=uri-miss; collapsed");
     }
 
     #[test]

@@ -35,6 +35,13 @@ impl Hints<'_> {
         self.marks.is_some_and(Marks::nowhere)
     }
 
+    /// The path, if nothing says where it is. One of the control group stands alone.
+    pub(super) fn cold(&self) -> Option<PathId> {
+        let known = self.known.as_ref().filter(|known| known.group == "hinted")?;
+        let cold = self.marks.is_none_or(|marks| !marks.somewhere() && !marks.nowhere());
+        cold.then_some(known.path)
+    }
+
     pub(super) fn learn(&self, target: TargetId, outcome: Outcome, first: bool, metrics: &Metrics) {
         let Some(Known { map, path, now, group }) = &self.known else { return };
         metrics.location_attempts.with_label_values(&[*group]).inc();
@@ -68,6 +75,31 @@ pub fn unix_now() -> UnixTime {
 }
 
 impl Chain {
+    /// Forgets a path that an upload or a DELETE may change (RFC 9111 §4.4).
+    pub fn forget(&self, route: &Route, host: Option<&HeaderValue>, target: &[u8]) {
+        if let Some(map) = &self.snapshot.location {
+            let host = host.map(HeaderValue::as_bytes).unwrap_or_default();
+            map.forget(map.path(&route.name, host, target));
+        }
+    }
+
+    /// Forgets a path, or all that begin so: where they are, and what stores keep of them. Gives how many files were
+    /// removed from disks.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub async fn purge(&self, path: &[u8], prefix: bool) -> std::io::Result<usize> {
+        if let Some(map) = &self.snapshot.location {
+            map.purge(path, prefix, unix_now());
+        }
+        let mut removed = Ok(0);
+        for store in self.stores.values() {
+            let more = store.purge(path, prefix).await;
+            removed = removed.and_then(|removed| Ok(removed + more?));
+        }
+        removed
+    }
+
     /// What the location map knows of a request's path.
     pub(super) fn hints(&self, request: &Request<'_>) -> Hints<'_> {
         let Some(map) = &self.snapshot.location else { return Hints::default() };
@@ -79,6 +111,13 @@ impl Chain {
         self.metrics.location_requests.with_label_values(&[group]).inc();
         let marks = map.look(path, request.target, now).filter(|_| !control);
         Hints { known: Some(Known { map, path, now, group }), marks }
+    }
+
+    /// Takes in what has been learned of the path since.
+    pub(super) fn look_again(&self, request: &Request<'_>, hints: &mut Hints<'_>) {
+        if let Some(Known { map, path, now, .. }) = &hints.known {
+            hints.marks = map.look(*path, request.target, *now);
+        }
     }
 
     /// The store that has what every node is known to lack.

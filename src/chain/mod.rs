@@ -7,6 +7,7 @@
 mod hints;
 mod race;
 mod reply;
+mod together;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -26,15 +27,17 @@ pub use reply::send_own;
 
 use crate::config::Route;
 use crate::fallback::{Busy, Failure, Kind, Outcome, Plan, Refusal, Repeat, Search, Step, Verdict};
-use crate::headers::{self, Client, PROXY_STATUS, SERVER_TIMING};
+use crate::flight::Flights;
+use crate::headers::{self, CACHE_STATUS, Client, PROXY_STATUS, SERVER_TIMING};
 use crate::health::Signal;
 use crate::hop::{TargetId, Visited};
+use crate::location::PathId;
 use crate::metrics::Metrics;
-use crate::origin::{Answer, Ask, Asked, NodeOrigin, Origin, S3Origin, Upstream, connector};
+use crate::origin::{Answer, Ask, Asked, NodeOrigin, Origin, S3Origin, StoreOrigin, Upstream, connector};
 use crate::pool::turns::{Turn, Waited};
 use crate::pool::{Node, Pool};
 use crate::snapshot::{Caller, Snapshot};
-use crate::trip::{Attempt, Trip};
+use crate::trip::{Attempt, Cached, Trip};
 
 /// The origins of one snapshot, and the way along them.
 pub struct Chain {
@@ -42,7 +45,9 @@ pub struct Chain {
     pub metrics: Arc<Metrics>,
     /// By pool, then as in the pool's nodes.
     nodes: Vec<Vec<NodeOrigin>>,
-    pub stores: HashMap<TargetId, Arc<S3Origin>>,
+    pub stores: HashMap<TargetId, StoreOrigin>,
+    /// Searches under way for paths that the location map does not know.
+    searches: Arc<Flights<PathId, together::Word>>,
     /// When each node was last reported to point back, so that a loop does not flood the log.
     reported: Mutex<HashMap<String, Instant>>,
 }
@@ -73,7 +78,7 @@ pub enum Certain {
 #[derive(Clone, Copy)]
 enum Chosen<'a> {
     Node { pool: &'a Pool, node: &'a Node, origin: &'a NodeOrigin },
-    Store(&'a S3Origin),
+    Store(&'a StoreOrigin),
 }
 
 impl Chain {
@@ -92,9 +97,12 @@ impl Chain {
             .config
             .stores
             .iter()
-            .map(|store| (store.target, Arc::new(S3Origin::new(store, &snapshot.identity, &metrics))))
+            .map(|store| {
+                let s3 = S3Origin::new(store, &snapshot.identity, &metrics);
+                (store.target, StoreOrigin::new(s3, store, &metrics))
+            })
             .collect();
-        Chain { snapshot, metrics, nodes, stores, reported: Mutex::default() }
+        Chain { snapshot, metrics, nodes, stores, searches: Arc::default(), reported: Mutex::default() }
     }
 
     /// Closes idle connections that are no longer fit for use.
@@ -119,7 +127,15 @@ impl Chain {
             deadline: request.started + request.route.deadline,
         };
         let mut search = Search::new(request.route.plan.as_ref(), Repeat::Safe);
-        let hints = self.hints(request);
+        let mut hints = self.hints(request);
+        let search_together = self.search_together(request, &mut hints, ask.deadline).await;
+        trip.collapsed = matches!(search_together, together::Search::Told | together::Search::Refused(_));
+        let leading = match search_together {
+            together::Search::Refused(refusal) => return self.refuse(session, request, refusal, trip).await,
+            together::Search::Leading(flight) => Some(flight),
+            together::Search::Alone | together::Search::Told => None,
+        };
+        let tell = |word| leading.iter().for_each(|flight| flight.tell(word));
         if hints.nowhere() {
             trip.located = Some("nowhere");
             self.metrics.location_lookups.with_label_values(&["nowhere"]).inc();
@@ -148,12 +164,21 @@ impl Chain {
                     if refusal == Refusal::ABSENT && !matches!(request.caller, Caller::Node(_)) {
                         hints.learn_nowhere();
                     }
+                    // Another one may have more time left.
+                    if refusal != Refusal::DEADLINE {
+                        tell(together::Word::Refused(refusal));
+                    }
                     return self.refuse(session, request, refusal, trip).await;
                 }
             };
-            let (chosen, began, Asked { outcome, answer }) =
+            if let Chosen::Store(_) = chosen {
+                tell(together::Word::AtStore);
+            }
+            let (chosen, began, Asked { outcome, answer, cached }) =
                 self.ask(chosen, &mut search, request, &ask, &hints, trip).await;
             drop(turn);
+            trip.cached = cached;
+            trip.collapsed |= cached == Some(Cached::Collapsed);
             let first = trip.attempts.is_empty();
             if let (true, Chosen::Node { pool, node, .. }, Outcome::Found(_) | Outcome::Absent(_)) =
                 (first, chosen, outcome)
@@ -164,7 +189,11 @@ impl Chain {
             hints.learn(chosen.target(), outcome, first, &self.metrics);
             self.record(&chosen, outcome, began.elapsed(), trip);
             match (search.judge(chosen.kind(), outcome), answer) {
-                (Verdict::Serve, Some(answer)) => return self.serve(session, request, &chosen, answer, trip).await,
+                (Verdict::Serve, Some(answer)) => {
+                    tell(together::Word::Found);
+                    drop(leading);
+                    return self.serve(session, request, &chosen, answer, trip).await;
+                }
                 (Verdict::Next, Some(answer)) => answer.discard().await,
                 (Verdict::Next, None) => {}
                 (Verdict::Refuse(refusal), _) => return self.refuse(session, request, refusal, trip).await,
@@ -199,7 +228,7 @@ impl Chain {
             Step::Refuse(refusal) => return Err(refusal),
         };
         let node = picked.filter(|(_, node)| *node == target).and_then(|(pool, _)| self.node_origin(pool, target));
-        let store = || self.stores.get(&target).map(|store| Chosen::Store(store));
+        let store = || self.stores.get(&target).map(Chosen::Store);
         node.or_else(store).ok_or(Refusal { status: 502, failure: Some(Failure::ProxyInternalError) })
     }
 
@@ -287,8 +316,8 @@ impl Chain {
                 (node.name.as_str(), pool.name())
             }
             Chosen::Store(store) => {
-                store.metrics.attempted(outcome.as_str());
-                (store.config.name.as_str(), store.config.name.as_str())
+                store.s3.metrics.attempted(outcome.as_str());
+                (store.s3.config.name.as_str(), store.s3.config.name.as_str())
             }
         };
         if let Some(before) = trip.attempts.last() {
@@ -307,7 +336,7 @@ impl Chain {
     ) -> Result<()> {
         trip.served_by = trip.attempts.last().map(|attempt| attempt.target.clone());
         let from_store = chosen.kind() == Kind::Store;
-        let mut fields = headers::for_client(&answer.head().headers, from_store);
+        let mut fields = headers::for_client(answer.fields(), from_store);
         let status = answer.status();
         let bodiless = *request.method == Method::HEAD || matches!(status, 204 | 304);
         if status == 204 {
@@ -343,11 +372,6 @@ impl Chain {
             match timeout_at(until, session.write_response_body(piece, false)).await {
                 Ok(Ok(())) => {
                     trip.sent += length;
-                    if let Chosen::Store(store) = chosen {
-                        store.pay_for(length);
-                        trip.from_store += length;
-                        self.metrics.s3_bytes.inc_by(length);
-                    }
                 }
                 Ok(Err(error)) => {
                     trip.aborted = Some("client");
@@ -395,6 +419,7 @@ impl Chain {
         };
         append(SERVER_TIMING, trip.server_timing(client.trusted));
         append(PROXY_STATUS, Some(trip.proxy_status(client.trusted)));
+        append(CACHE_STATUS, trip.cached.map(Cached::cache_status));
     }
 }
 
@@ -402,7 +427,7 @@ impl<'a> Chosen<'a> {
     fn target(&self) -> TargetId {
         match self {
             Chosen::Node { node, .. } => node.target,
-            Chosen::Store(store) => store.target(),
+            Chosen::Store(store) => store.s3.target(),
         }
     }
 

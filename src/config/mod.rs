@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use aws_credential_types::Credentials;
 
+use crate::disk;
 use crate::fallback::Plan;
+use crate::freshness;
 use crate::health::Thresholds;
 use crate::hedge;
 use crate::hop::TargetId;
@@ -152,8 +154,17 @@ pub struct Store {
     pub prices: Prices,
     /// In nanodollars.
     pub budget_per_day: Option<u64>,
+    pub disk: Option<Disk>,
+    pub shared_memory: u64,
     pub ca: Option<PathBuf>,
     pub bounds: Bounds,
+}
+
+/// What a store keeps, and for how long it is good.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    pub settings: disk::Settings,
+    pub rules: freshness::Rules,
 }
 
 #[derive(Clone, Debug)]

@@ -284,6 +284,11 @@ pub struct Store {
     /// Dollars that may be spent on one UTC day, by `prices`. Past it the store is not asked, and what only it
     /// has is 503. Default: no bound.
     pub budget_per_day: Option<Field<Dollars>>,
+    /// Keeps what S3 answered on a disk of this machine. Default: nothing is kept.
+    pub disk: Option<Disk>,
+    /// Memory for bodies that several clients are sent while they come from S3, so that S3 is asked once. One body may
+    /// take a quarter of it. Default 64MiB; 0 turns it off, but for what goes to `disk`.
+    pub shared_memory: Option<Field<Bytes>>,
     /// What `403 AccessDenied` means: `probe` asks the bucket once, with a random key, what absence looks
     /// like; `not_found` and `error` force it. Default `probe`.
     pub on_403: Option<Field<OnDenied>>,
@@ -303,6 +308,32 @@ pub struct Store {
     pub queue: Option<Field<u32>>,
     /// Longest wait for a place. Default 1s.
     pub queue_timeout: Option<Field<Duration>>,
+}
+
+/// The part of a disk on which a store's files are kept.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Disk {
+    /// A folder for this store alone. It is made if there is none; else it must be empty, or have been one before.
+    pub path: Field<String>,
+    /// Most bytes that the files take. At least 8MiB.
+    pub bytes: Field<Bytes>,
+    /// Bytes of the file system that stay free for others; the files make way. Default 1GiB.
+    pub free: Option<Field<Bytes>>,
+    /// Largest file that is kept. Default: a quarter of `bytes`, which is also the most.
+    pub largest: Option<Field<Bytes>>,
+    /// Memory for small files that are asked for again. Default 64MiB; 0 turns it off.
+    pub memory: Option<Field<Bytes>>,
+    /// Largest file that gets into memory. Default 256KiB.
+    pub memory_largest: Option<Field<Bytes>>,
+    /// How long a file is fresh whose `Cache-Control` or `Expires` does not say so (RFC 9111 §4.2.1). Default 24h.
+    pub ttl: Option<Field<Duration>>,
+    /// How long after that it is served at once, while S3 is asked on the side whether it has changed. Later, S3 is asked
+    /// first. `stale-while-revalidate` of the file rules where it is given (RFC 5861). Default 1h.
+    pub stale_while_revalidate: Option<Field<Duration>>,
+    /// How long after that it is served when S3 fails. `stale-if-error` of the file rules where it is given
+    /// (RFC 5861). Default 168h.
+    pub stale_if_error: Option<Field<Duration>>,
 }
 
 /// What a store costs.

@@ -12,10 +12,12 @@ use serde_saphyr::Location as Place;
 use super::load::{Problem, nearest};
 use super::model::{self, Addressing, Field, File, SecretRef};
 use super::{
-    Bounds, Config, Health, Identity, Listener, Location, Node, Pool, Protocol, Route, Secret, Store, Surroundings,
-    TlsFiles,
+    Bounds, Config, Disk, Health, Identity, Listener, Location, Node, Pool, Protocol, Route, Secret, Store,
+    Surroundings, TlsFiles,
 };
+use crate::disk;
 use crate::fallback::{Plan, Stage};
+use crate::freshness;
 use crate::health::Thresholds;
 use crate::hedge;
 use crate::hop::TargetId;
@@ -54,6 +56,8 @@ impl Resolver<'_> {
         let listeners: Vec<Listener> = file.listeners.iter().map(|listener| self.listener(listener, &names)).collect();
         self.unique("listener name", file.listeners.iter().map(|listener| &listener.name));
         self.unique("listener address", file.listeners.iter().map(|listener| &listener.address));
+        let disks = file.stores.values().filter_map(|store| store.disk.as_ref());
+        self.unique("folder", disks.map(|disk| &disk.path));
         let log = file.log.as_ref();
         let access = log.and_then(|log| log.access.as_ref());
         let access_path = self.value(access.and_then(|access| access.path.as_ref()), "-".to_owned());
@@ -298,6 +302,8 @@ impl Resolver<'_> {
                 gibibyte: self.dollars(store.prices.as_ref().and_then(|prices| prices.gibibyte.as_ref())),
             },
             budget_per_day: store.budget_per_day.as_ref().map(|budget| self.dollars(Some(budget))),
+            disk: store.disk.as_ref().map(|disk| self.disk(disk)),
+            shared_memory: self.value(store.shared_memory.as_ref(), Bytes(64 << 20)).0,
             on_403: self.value(store.on_403.as_ref(), model::OnDenied::Probe),
             ca: store.ca.as_ref().map(|ca| PathBuf::from(ca.text())),
             bounds: Bounds {
@@ -308,6 +314,38 @@ impl Resolver<'_> {
                 max_in_flight: self.count(store.max_in_flight.as_ref(), 512, 1, 1_000_000),
                 queue: self.count(store.queue.as_ref(), 512, 0, 1_000_000),
                 queue_timeout: self.time(store.queue_timeout.as_ref(), secs(1)),
+            },
+        }
+    }
+
+    fn disk(&mut self, disk: &model::Disk) -> Disk {
+        if disk.path.text().is_empty() {
+            self.bad(&disk.path, "an empty path", "write the path of a folder");
+        }
+        let bytes = self.value(Some(&disk.bytes), Bytes(LEAST_DISK)).0;
+        if bytes < LEAST_DISK {
+            self.bad(&disk.bytes, "less than 8MiB", "write 8MiB or more");
+        }
+        let most = bytes / disk::LARGEST_PART;
+        let largest = self.value(disk.largest.as_ref(), Bytes(most)).0;
+        if let Some(field) = &disk.largest
+            && largest > most
+        {
+            self.bad(field, "more than a quarter of `bytes`", "write less, or raise `bytes`");
+        }
+        Disk {
+            settings: disk::Settings {
+                path: PathBuf::from(disk.path.text()),
+                bytes,
+                free_floor: self.value(disk.free.as_ref(), Bytes(1 << 30)).0,
+                memory: self.value(disk.memory.as_ref(), Bytes(64 << 20)).0,
+                object_max: largest,
+                memory_object_max: self.value(disk.memory_largest.as_ref(), Bytes(256 << 10)).0,
+            },
+            rules: freshness::Rules {
+                ttl: self.value(disk.ttl.as_ref(), secs(24 * 3600)).min(MOST_AGE),
+                stale_while_revalidate: self.value(disk.stale_while_revalidate.as_ref(), secs(3600)).min(MOST_AGE),
+                stale_if_error: self.value(disk.stale_if_error.as_ref(), secs(168 * 3600)).min(MOST_AGE),
             },
         }
     }
@@ -592,6 +630,10 @@ impl Resolver<'_> {
     }
 }
 
+/// What a disk needs for its folders, and for files of some use.
+const LEAST_DISK: u64 = 8 << 20;
+/// Ten years.
+const MOST_AGE: Duration = secs(10 * 365 * 24 * 3600);
 /// The longest time that the config may name.
 const MOST_TIME: Duration = secs(365 * 24 * 3600);
 

@@ -61,7 +61,7 @@ struct Slot {
 const WAYS: usize = 4;
 
 /// A path's number in this map.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PathId(u64);
 
 /// What is known of a path.
@@ -246,6 +246,11 @@ impl Marks {
             2 => Mark::Lacks,
             _ => Mark::Unknown,
         }
+    }
+
+    /// Some target has it.
+    pub fn somewhere(self) -> bool {
+        (0..TARGETS).any(|target| self.of(TargetId(target)) == Mark::Has)
     }
 
     /// Every source answered "absent", a short time ago.

@@ -23,6 +23,7 @@ use prometheus::IntCounter;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Piece;
+use super::bill::Bill;
 use super::idle::Idle;
 use super::wire::Wire;
 use crate::config::Bounds;
@@ -47,11 +48,12 @@ pub struct Upstream {
 }
 
 /// A response whose head has been read.
-pub struct Answer {
+pub struct Live {
     session: HttpSession,
     address: SocketAddr,
     upstream: Arc<Upstream>,
     permit: Option<Permit>,
+    bill: Option<Arc<Bill>>,
 }
 
 /// What opens connections, for any number of targets. `ca` is a file of CA certificates to trust instead of
@@ -93,7 +95,7 @@ impl Upstream {
         deadline: Instant,
         connects: &IntCounter,
         permit: Permit,
-    ) -> Result<Answer, Outcome> {
+    ) -> Result<Live, Outcome> {
         let mut idle = self.idle.take(address);
         loop {
             let reused = idle.is_some();
@@ -107,7 +109,9 @@ impl Upstream {
             };
             let mut session = HttpSession::new(stream);
             match self.read_head(&mut session, request, deadline).await {
-                Ok(()) => return Ok(Answer { session, address, upstream: self.clone(), permit: Some(permit) }),
+                Ok(()) => {
+                    return Ok(Live { session, address, upstream: self.clone(), permit: Some(permit), bill: None });
+                }
                 // The other side closed an idle connection as we took it up: not its failure, and uncounted.
                 Err(Failure::ConnectionTerminated) if reused => {}
                 Err(failure) => return Err(Outcome::Broken(failure)),
@@ -170,7 +174,7 @@ impl Upstream {
     }
 }
 
-impl Answer {
+impl Live {
     pub fn head(&self) -> &ResponseHeader {
         // invariant: `Upstream::exchange` is the only maker, and has read the head
         self.session.resp_header().expect("the head was read")
@@ -187,10 +191,20 @@ impl Answer {
     /// a silence of `idle`.
     pub async fn next_piece(&mut self, idle: Duration) -> Result<Piece, Failure> {
         match timeout(idle, self.session.read_body_bytes()).await {
-            Ok(Ok(piece)) => Ok(piece),
+            Ok(Ok(piece)) => {
+                if let (Some(bill), Some(piece)) = (&self.bill, &piece) {
+                    bill.bytes(piece.len() as u64);
+                }
+                Ok(piece)
+            }
             Ok(Err(_)) => Err(Failure::HttpResponseIncomplete),
             Err(_) => Err(Failure::HttpResponseTimeout),
         }
+    }
+
+    /// Has its body bytes paid for.
+    pub fn bill_to(&mut self, bill: Arc<Bill>) {
+        self.bill = Some(bill);
     }
 
     /// Gives the place at the target back, when all that matters has been read.

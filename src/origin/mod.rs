@@ -1,9 +1,13 @@
 //! Origins: things that can be asked for a file. One trait, `ask(request) -> Outcome`, and the answer with it.
 
-mod exchange;
+mod answer;
+mod bill;
 mod idle;
+mod live;
 mod node;
 mod s3;
+mod store;
+mod tape;
 mod wire;
 
 use async_trait::async_trait;
@@ -12,10 +16,13 @@ use http::{HeaderMap, Method};
 use tokio::time::Instant;
 
 use crate::fallback::Outcome;
+use crate::trip::Cached;
 
-pub use exchange::{Answer, Upstream, check_head, connector};
+pub use answer::Answer;
+pub use live::{Upstream, check_head, connector};
 pub use node::NodeOrigin;
 pub use s3::S3Origin;
+pub use store::StoreOrigin;
 
 /// What is asked of an origin.
 #[derive(Clone, Copy)]
@@ -38,11 +45,13 @@ pub struct Ask<'a> {
 pub struct Asked {
     pub outcome: Outcome,
     pub answer: Option<Answer>,
+    /// What a store's disk, or another request under way, had to do with it.
+    pub cached: Option<Cached>,
 }
 
 impl Asked {
     fn without_answer(outcome: Outcome) -> Self {
-        Asked { outcome, answer: None }
+        Asked { outcome, answer: None, cached: None }
     }
 }
 

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use http::{HeaderValue, header};
 use pingora::http::RequestHeader;
 
-use super::{Ask, Asked, Origin, Upstream};
+use super::{Answer, Ask, Asked, Origin, Upstream};
 use crate::fallback::{Busy, Failure, Outcome, node_outcome};
 use crate::pool::Node;
 use crate::units::StatusSet;
@@ -55,7 +55,10 @@ impl Origin for NodeOrigin {
             return Asked::without_answer(Outcome::Busy(Busy::Full));
         };
         match self.upstream.exchange(address, &request, ask.deadline, &self.node.metrics.connects, permit).await {
-            Ok(answer) => Asked { outcome: node_outcome(answer.status(), &self.fallback_on), answer: Some(answer) },
+            Ok(live) => {
+                let outcome = node_outcome(live.status(), &self.fallback_on);
+                Asked { outcome, answer: Some(Answer::Live(Box::new(live))), cached: None }
+            }
             Err(outcome) => Asked::without_answer(outcome),
         }
     }

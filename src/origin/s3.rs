@@ -1,25 +1,25 @@
-//! An S3 bucket as an origin: GET and HEAD, signed afresh each time.
+//! An S3 bucket, as it is spoken to: GET and HEAD, signed afresh each time.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use async_trait::async_trait;
 use http::{HeaderMap, HeaderValue, Method, header};
 use log::{error, info, warn};
 use pingora::http::RequestHeader;
 use tokio::time::{Instant, sleep};
 
-use super::{Answer, Ask, Asked, Origin, Upstream, connector};
+use super::bill::Bill;
+use super::live::{Live, Upstream, connector};
+use crate::conditional;
 use crate::config::{self, Addressing, OnDenied};
 use crate::fallback::{Busy, Failure, Outcome};
 use crate::hop::TargetId;
 use crate::metrics::{Metrics, TargetMetrics};
 use crate::pool::{Endpoint, Gate};
 use crate::s3::answer::{self, Denied, ERROR_BYTES};
-use crate::s3::cost::{Day, Prices};
 use crate::s3::{key, sign};
 use crate::via::{Hop, Identity};
 
@@ -34,7 +34,7 @@ pub struct S3Origin {
     bucket: AtomicU8,
     /// When an operator was last told what is wrong, so that a broken key does not flood the log.
     told: Mutex<Option<Instant>>,
-    day: Mutex<Day>,
+    bill: Arc<Bill>,
     /// An endpoint may be a name that leads back to us.
     hop: Hop,
 }
@@ -64,7 +64,7 @@ impl S3Origin {
             upstream: Upstream::new(connector(ca), bounds, store.tls.then(|| store.address.host.clone())),
             bucket: AtomicU8::new(BUCKET_UNKNOWN),
             told: Mutex::new(None),
-            day: Mutex::default(),
+            bill: Arc::new(Bill::new(store, metrics)),
             hop: identity.hop(&store.name),
             config: store.clone(),
         }
@@ -74,29 +74,9 @@ impl S3Origin {
         self.config.target
     }
 
-    /// Counts body bytes that the store is paid for.
-    pub fn pay_for(&self, bytes: u64) {
-        let nobody = Prices { request: 0, ..self.config.prices };
-        self.pay(nobody.of(bytes));
-    }
-
-    fn pay(&self, nanodollars: u64) {
-        if nanodollars == 0 {
-            return;
-        }
-        let name = self.config.name.as_str();
-        let dollars = |nanodollars: u64| nanodollars as f64 / 1e9;
-        self.all_metrics.s3_cost.with_label_values(&[name]).inc_by(dollars(nanodollars));
-        let now = unix_now();
-        let mut day = self.day.lock().unwrap_or_else(PoisonError::into_inner);
-        day.spend(nanodollars, now);
-        self.all_metrics.s3_cost_today.with_label_values(&[name]).set(dollars(day.spent(now)));
-    }
-
-    /// Whether the day's budget is spent.
-    fn is_broke(&self) -> bool {
-        let spent = || self.day.lock().unwrap_or_else(PoisonError::into_inner).spent(unix_now());
-        self.config.budget_per_day.is_some_and(|budget| spent() >= budget)
+    /// Its connections, and their bounds.
+    pub fn upstream(&self) -> &Upstream {
+        &self.upstream
     }
 
     /// Asks for a random key, to learn how this bucket says "absent". False when there is no clear answer yet.
@@ -141,7 +121,7 @@ impl S3Origin {
         }
     }
 
-    async fn send(&self, method: &Method, key: &str, fields: &HeaderMap, deadline: Instant) -> Result<Answer, Outcome> {
+    async fn send(&self, method: &Method, key: &str, fields: &HeaderMap, deadline: Instant) -> Result<Live, Outcome> {
         let address = self.endpoint.address().ok_or(Outcome::Down(Failure::DnsError))?;
         let permit = self.gate.enter().await.ok_or(Outcome::Busy(Busy::Full))?;
         // Signed after the wait for a place, because the time is part of it.
@@ -149,10 +129,13 @@ impl S3Origin {
             warn!("store {}: a request could not be made: {error:#}", self.config.name);
             Outcome::Down(Failure::ProxyInternalError)
         })?;
-        self.pay(self.config.prices.of(0));
-        let sent = self.upstream.exchange(address, &request, deadline, &self.metrics.connects, permit).await;
+        self.bill.request();
+        let mut sent = self.upstream.exchange(address, &request, deadline, &self.metrics.connects, permit).await;
         let code = sent.as_ref().map_or_else(|_| "error".to_owned(), |answer| answer.status().to_string());
         self.all_metrics.s3_requests.with_label_values(&[method.as_str(), code.as_str()]).inc();
+        if let Ok(live) = &mut sent {
+            live.bill_to(self.bill.clone());
+        }
         sent
     }
 
@@ -176,14 +159,7 @@ impl S3Origin {
     }
 
     /// What an answer means, reading its error document where the status alone does not say.
-    async fn judge(
-        &self,
-        key: &str,
-        method: &Method,
-        ranged: bool,
-        received: &mut Answer,
-        deadline: Instant,
-    ) -> Outcome {
+    async fn judge(&self, key: &str, method: &Method, ranged: bool, received: &mut Live, deadline: Instant) -> Outcome {
         let status = received.status();
         if status == 206 && !ranged {
             // A part that nobody asked for would be taken for the whole.
@@ -233,6 +209,65 @@ impl S3Origin {
         Ok((status, answer::error_code(&document).map(str::to_owned)))
     }
 
+    /// Asks for an object, with the fields that the store may see. An answer is there whenever a head was read.
+    pub async fn fetch(
+        &self,
+        method: &Method,
+        key: &str,
+        fields: &HeaderMap,
+        deadline: Instant,
+    ) -> (Outcome, Option<Live>) {
+        if self.bill.is_over() {
+            return (Outcome::Busy(Busy::Full), None);
+        }
+        let mut fields = Cow::Borrowed(fields);
+        let mut retried = false;
+        loop {
+            let mut answer = match self.send(method, key, &fields, deadline).await {
+                Ok(answer) => answer,
+                Err(outcome) => return (outcome, None),
+            };
+            if is_part_of_another_version(&answer, &fields) {
+                answer.discard().await;
+                fields.to_mut().remove(header::RANGE);
+                fields.to_mut().remove(header::IF_RANGE);
+                continue;
+            }
+            let outcome = self.judge(key, method, fields.contains_key(header::RANGE), &mut answer, deadline).await;
+            // S3 asks for a pause with 503 SlowDown: one, jittered, if there is time for it.
+            let pause = Duration::from_millis(100 + u64::from(rand::random::<u8>()));
+            let busy = matches!(outcome, Outcome::Busy(Busy::Status(_)));
+            if busy && !retried && Instant::now() + pause < deadline {
+                retried = true;
+                answer.discard().await;
+                sleep(pause).await;
+                continue;
+            }
+            return (outcome, Some(answer));
+        }
+    }
+
+    /// These bytes of the very object that `fields` describe, whose beginning has gone out already. `None` when they
+    /// cannot be had, or nothing shows that they are of the same object.
+    pub async fn part(&self, key: &str, fields: &HeaderMap, bytes: Range<u64>, deadline: Instant) -> Option<Live> {
+        let etag = fields.get(header::ETAG).filter(|etag| conditional::is_strong(etag.as_bytes()))?;
+        let mut asked = HeaderMap::with_capacity(2);
+        asked.insert(header::IF_MATCH, etag.clone());
+        let range = format!("bytes={}-{}", bytes.start, bytes.end.checked_sub(1)?);
+        asked.insert(header::RANGE, HeaderValue::from_str(&range).ok()?);
+        let (outcome, live) = self.fetch(&Method::GET, key, &asked, deadline).await;
+        let live = live?;
+        let given = live.head();
+        let span = given.headers.get(header::CONTENT_RANGE).and_then(|span| span.to_str().ok()).unwrap_or_default();
+        let promised = format!("bytes {}-{}/", bytes.start, bytes.end - 1);
+        let same = given.headers.get(header::ETAG) == Some(etag) && span.starts_with(&promised);
+        if outcome == Outcome::Found(206) && same {
+            return Some(live);
+        }
+        live.discard().await;
+        None
+    }
+
     /// Tells an operator what to mend, at most every ten seconds.
     fn tell(&self, status: u16, code: Option<&str>) {
         let now = Instant::now();
@@ -246,54 +281,8 @@ impl S3Origin {
     }
 }
 
-#[async_trait]
-impl Origin for S3Origin {
-    async fn ask(&self, ask: &Ask<'_>) -> Asked {
-        let Some(key) = key::object_key(&self.config.prefix, ask.target) else {
-            return Asked::without_answer(Outcome::Absent(404));
-        };
-        if self.is_broke() {
-            return Asked::without_answer(Outcome::Busy(Busy::Full));
-        }
-        let mut fields = Cow::Borrowed(ask.for_store);
-        let mut retried = false;
-        loop {
-            let mut answer = match self.send(ask.method, &key, &fields, ask.deadline).await {
-                Ok(answer) => answer,
-                Err(outcome) => return Asked::without_answer(outcome),
-            };
-            if is_part_of_another_version(&answer, &fields) {
-                answer.discard().await;
-                fields.to_mut().remove(header::RANGE);
-                fields.to_mut().remove(header::IF_RANGE);
-                continue;
-            }
-            let outcome =
-                self.judge(&key, ask.method, fields.contains_key(header::RANGE), &mut answer, ask.deadline).await;
-            // S3 asks for a pause with 503 SlowDown: one, jittered, if there is time for it.
-            let pause = Duration::from_millis(100 + u64::from(rand::random::<u8>()));
-            let busy = matches!(outcome, Outcome::Busy(Busy::Status(_)));
-            if busy && !retried && Instant::now() + pause < ask.deadline {
-                retried = true;
-                answer.discard().await;
-                sleep(pause).await;
-                continue;
-            }
-            return Asked { outcome, answer: Some(answer) };
-        }
-    }
-
-    fn upstream(&self) -> &Upstream {
-        &self.upstream
-    }
-}
-
-fn is_part_of_another_version(answer: &Answer, asked: &HeaderMap) -> bool {
+fn is_part_of_another_version(answer: &Live, asked: &HeaderMap) -> bool {
     let Some(if_range) = asked.get(header::IF_RANGE).filter(|_| answer.status() == 206) else { return false };
     let field = |name| answer.head().headers.get(name).map(HeaderValue::as_bytes);
-    !answer::if_range_holds(if_range.as_bytes(), field(header::ETAG), field(header::LAST_MODIFIED))
-}
-
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+    !conditional::if_range_holds(if_range.as_bytes(), field(header::ETAG), field(header::LAST_MODIFIED))
 }

@@ -130,12 +130,8 @@ impl ProxyHttp for Front {
             if let Some(connection) = Connection::of(session.stream()) {
                 connection.end_by(context.started + self.route().transfer_deadline);
             }
-            if let Some(map) = &self.chain.snapshot.location {
-                // What an upload or a DELETE changes is to be found out anew.
-                let host = host(head);
-                let host = host.as_ref().map(HeaderValue::as_bytes).unwrap_or_default();
-                map.forget(map.path(&self.route().name, host, &context.target));
-            }
+            let host = host(head);
+            self.chain.forget(self.route(), host.as_ref(), &context.target);
             return Ok(true);
         }
         let head = head.clone();
@@ -342,6 +338,9 @@ impl ProxyHttp for Front {
         metrics.requests.with_label_values(&[listener, code, served_by]).inc();
         metrics.duration.with_label_values(&[listener]).observe(context.started.elapsed().as_secs_f64());
         metrics.hops.observe(trip.attempts.len() as f64);
+        if trip.collapsed {
+            metrics.collapsed.inc();
+        }
         if let Some(side) = trip.aborted {
             metrics.aborted.with_label_values(&[listener, side]).inc();
         }

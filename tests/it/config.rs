@@ -84,7 +84,11 @@ pools:
       - { name: chitoge, address: "192.168.1.10:80" }
       - { name: taiga, address: "192.168.1.11:80" }
 stores:
-  s3: { kind: s3, bucket: awwni-cdn, credentials: { access_key: "${S3_ACCESS_KEY}", secret_key: "${S3_SECRET_KEY}" } }
+  s3:
+    kind: s3
+    bucket: awwni-cdn
+    credentials: { access_key: "${S3_ACCESS_KEY}", secret_key: "${S3_SECRET_KEY}" }
+    disk: { path: /var/cache/hopfall/s3, bytes: 10GiB }
 routes:
   images: { chain: [images, s3] }
 "#;

@@ -21,4 +21,5 @@ mod native;
 mod s3;
 mod seeing;
 mod simulation;
+mod store;
 mod tls;

@@ -6,6 +6,7 @@
 #![allow(dead_code)]
 
 pub mod blackhole;
+pub mod bucket;
 pub mod certificate;
 pub mod client;
 pub mod curl;

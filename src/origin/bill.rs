@@ -1,0 +1,67 @@
+//! What one store costs: counted request by request and byte by byte, against the day's budget.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use prometheus::{Counter, Gauge, IntCounter};
+
+use crate::config;
+use crate::metrics::Metrics;
+use crate::s3::cost::{Day, Prices};
+
+pub struct Bill {
+    prices: Prices,
+    budget_per_day: Option<u64>,
+    day: Mutex<Day>,
+    cost: Counter,
+    cost_today: Gauge,
+    received: IntCounter,
+}
+
+impl Bill {
+    pub fn new(store: &config::Store, metrics: &Metrics) -> Self {
+        let name = [store.name.as_str()];
+        Bill {
+            prices: store.prices,
+            budget_per_day: store.budget_per_day,
+            day: Mutex::default(),
+            cost: metrics.s3_cost.with_label_values(&name),
+            cost_today: metrics.s3_cost_today.with_label_values(&name),
+            received: metrics.s3_bytes.clone(),
+        }
+    }
+
+    /// Takes in a request.
+    pub fn request(&self) {
+        self.pay(self.prices.of(0));
+    }
+
+    /// Takes in bytes of a body that came.
+    pub fn bytes(&self, bytes: u64) {
+        self.received.inc_by(bytes);
+        let no_request = Prices { request: 0, ..self.prices };
+        self.pay(no_request.of(bytes));
+    }
+
+    /// Whether the day's budget is spent.
+    pub fn is_over(&self) -> bool {
+        let spent = || self.day.lock().unwrap_or_else(PoisonError::into_inner).spent(unix_now());
+        self.budget_per_day.is_some_and(|budget| spent() >= budget)
+    }
+
+    fn pay(&self, nanodollars: u64) {
+        if nanodollars == 0 {
+            return;
+        }
+        let dollars = |nanodollars: u64| nanodollars as f64 / 1e9;
+        self.cost.inc_by(dollars(nanodollars));
+        let now = unix_now();
+        let mut day = self.day.lock().unwrap_or_else(PoisonError::into_inner);
+        day.spend(nanodollars, now);
+        self.cost_today.set(dollars(day.spent(now)));
+    }
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
