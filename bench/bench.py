@@ -59,7 +59,7 @@ def run_scenario(scenario, chosen, world, meter, rounds, running):
     """Samples by proxy: rounds go A B C D A B C D, so that a drift of the machine hits all alike."""
     crowd = [p(world, scenario.access_log) for p in chosen if p.takes_part(scenario)]
     running += crowd
-    restarted = scenario.name in ("idle", "mix")
+    restarted = scenario.name == "idle" or scenario.kind == "mix"
     for proxy in crowd:
         proxy.start()
         check_answers(proxy, scenario, meter)
@@ -82,7 +82,7 @@ def options():
     parser.add_argument("--quick", action="store_true", help="one short round, to see that all works; about 2 minutes")
     parser.add_argument("--rounds", type=int, help="interleaved rounds, of which the median counts (3)")
     parser.add_argument("--seconds", type=float, help="length of each measurement (2)")
-    parser.add_argument("--proxies", default="hopfall,hopfall+map,nginx,haproxy,varnish", help="comma-separated (%(default)s)")
+    parser.add_argument("--proxies", default="hopfall,hopfall+map,hopfall+disk,nginx,haproxy,varnish", help="comma-separated (%(default)s)")
     parser.add_argument("--hopfall", type=Path, help="the binary (default: built with the dist profile)")
     parser.add_argument("--out", type=Path, help="default: bench/results.md for a full run, else only standard output")
     parser.add_argument("--load", type=Path, required=True, help=argparse.SUPPRESS)

@@ -13,6 +13,7 @@ beside it; the rest is each program's default.
 
 import os
 import re
+import shutil
 import subprocess
 
 from nodes import BUCKET, nginx_version
@@ -58,6 +59,7 @@ class Hopfall(Proxy):
     NAME = "hopfall"
     DOORS = ("web", "first", "tls")
     LOCATION = ""
+    DISK = ""
     ENV = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench"}
 
     # from_nodes: trust, because clients and nodes share 127.0.0.1 here (conf/full.yaml).
@@ -97,6 +99,7 @@ stores:
     addressing: path
     credentials: env
     on_403: not_found
+{disk}
 routes:
   even: {{ chain: [even, s3] }}
   first: {{ chain: [first, s3] }}
@@ -108,11 +111,19 @@ routes:
         config.write_text(
             self.CONFIG.format(
                 **self.doors, **world.upstreams, access=access, bucket=BUCKET, location=self.LOCATION,
+                disk=self.DISK.format(folder=self.folder()),
                 certificate=world.certificate, key=world.key,
                 limits=f"max_connections: {CLIENTS}, requests_per_connection: 100000000",
             )
         )  # fmt: skip
         return [str(world.hopfall), "run", "-c", str(config)]
+
+    def folder(self):
+        return self.work / "disk"
+
+    def start(self):
+        shutil.rmtree(self.folder(), ignore_errors=True)
+        super().start()
 
     @staticmethod
     def version(world):
@@ -124,8 +135,16 @@ class HopfallWithMap(Hopfall):
     """hopfall that remembers who has what; where every node has everything there is nothing to remember."""
 
     NAME = "hopfall+map"
-    ONLY = ("fallback", "s3-tail", "nowhere", "mix")
+    ONLY = ("fallback", "s3-tail", "nowhere", "mix", "mix-warm")
     LOCATION = "location: {}"
+
+
+class HopfallWithDisk(HopfallWithMap):
+    """And keeps what S3 answered."""
+
+    NAME = "hopfall+disk"
+    ONLY = ("s3-tail", "mix", "mix-warm")
+    DISK = '    disk: {{ path: "{folder}", bytes: 1GiB }}'
 
 
 class Nginx(Proxy):
@@ -348,4 +367,4 @@ def _first_number(command):
     return re.search(r"\d+\.\d+\.\d+", done.stdout + done.stderr)[0]
 
 
-ALL = (Hopfall, HopfallWithMap, Nginx, Haproxy, Varnish)
+ALL = (Hopfall, HopfallWithMap, HopfallWithDisk, Nginx, Haproxy, Varnish)

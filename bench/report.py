@@ -69,7 +69,7 @@ def detail(scenario, by_proxy, left_out):
             for name, s in by_proxy.items()
         ]  # fmt: skip
     lines += table(head, rows)
-    if scenario.name == "mix":
+    if scenario.kind == "mix":
         head = ["proxy", "first half: nodes", "S3", "second half: nodes", "S3", "all, second half"]
         rows = [
             [name, *(number(v, 3) for half in s.halves for v in half), number(sum(s.halves[1]), 3)]
@@ -88,12 +88,13 @@ def document(results, left_out, versions, setup):
         f"Written by `{setup['command']}`: medians of {setup['rounds']} interleaved "
         f"{'round' if setup['rounds'] == 1 else 'rounds'} of {setup['seconds']:g} s closed and {setup['seconds']:g} s "
         f"open loop, on {setup['cores']} cores, of which other programs meanwhile used {setup['others']:.2f}.",
-        ", ".join(f"{name} {version}" for name, version in versions.items() if name != "hopfall+map") + ".",
+        ", ".join(f"{name} {version}" for name, version in versions.items() if "+" not in name) + ".",
         "",
         "One proxy thread on one core; load program, two nginx nodes and an nginx in S3's place together on another. "
         "Loopback, warm page cache, access logs off, upstream keep-alive, no caching. 32 connections unless said "
         "otherwise. hopfall signs its S3 requests (SigV4), the others cannot. `hopfall+map` is hopfall with `location: {}`: "
-        "it remembers who had a path and asks that one first, and what nobody had is 404 for 30 s without asking.",
+        "it remembers who had a path and asks that one first, and what nobody had is 404 for 30 s without asking. "
+        "`hopfall+disk` also keeps what S3 answered, in 1 GiB of disk and 64 MiB of memory.",
         "",
         "- **CPU**: user and system time of the proxy's processes alone, per request, in closed loop. It is what the "
         "ratios compare, and lower is better.",
