@@ -186,8 +186,8 @@ impl StoreOrigin {
                             return self.of_copy(key, ask, fresh, Cached::Revalidated);
                         }
                         Led::Nothing(outcome) => outcome,
-                        // It did not heed what a range or a condition asks for.
-                        Led::Alone(live) if ask.for_store.is_empty() => {
+                        // It is no answer to a HEAD, nor to what a range or a condition asks for.
+                        Led::Alone(live) if *ask.method == Method::GET && ask.for_store.is_empty() => {
                             return self.asked(Outcome::Found(live.status()), Some(Answer::Live(live)), Cached::Bypass);
                         }
                         Led::Alone(live) => {
