@@ -84,6 +84,10 @@ pub struct Metrics {
     pub client_connections: IntGaugeVec,
     /// Access log lines dropped because the log could not keep up.
     pub log_dropped: IntCounter,
+    /// Times that changed certificates were read again, by result.
+    pub certificate_reloads: IntCounterVec,
+    /// When a certificate expires, as a Unix time, by its names.
+    pub certificate_expires: IntGaugeVec,
     /// Config loads by result.
     pub config_reloads: IntCounterVec,
     /// When the running config was loaded, as a Unix time.
@@ -281,6 +285,18 @@ impl Metrics {
                     name("access_log_dropped_total"),
                     "Access log lines dropped because the log could not keep up.",
                 )?,
+            )?,
+            certificate_reloads: counters(
+                &registry,
+                "certificate_reloads_total",
+                "Times that changed certificates were read again, by result.",
+                &["listener", "result"],
+            )?,
+            certificate_expires: gauges(
+                &registry,
+                "certificate_expires_timestamp_seconds",
+                "When a certificate expires, by the names that it is for.",
+                &["listener", "name"],
             )?,
             config_reloads: counters(&registry, "config_reloads_total", "Config loads, by result.", &["result"])?,
             config_loaded: register(

@@ -24,13 +24,14 @@ use crate::metrics::Metrics;
 use crate::probe;
 use crate::proxy::Front;
 use crate::snapshot::Snapshot;
-use crate::tls;
+use crate::tls::{self, Certificates};
 
 /// A process's worth of hopfall, bound and not yet serving.
 pub struct Server {
     chain: Arc<Chain>,
     access_log: Arc<AccessLog>,
     listeners: Vec<(TcpListener, Arc<Edge<HttpProxy<Front>>>)>,
+    certificates: Vec<Arc<Certificates>>,
     admin: Option<(TcpListener, Arc<Edge<HttpServer<Admin>>>)>,
     stop: watch::Sender<bool>,
     shutdown_timeout: Duration,
@@ -65,16 +66,19 @@ impl Server {
         let snapshot = Arc::new(snapshot);
         let chain = Arc::new(Chain::new(snapshot.clone(), metrics.clone()));
 
-        let mut listeners = Vec::new();
+        let (mut listeners, mut certificates) = (Vec::new(), Vec::new());
         for listener in &snapshot.config.listeners {
             let socket = listen(listener.address).await.with_context(|| format!("listener `{}`", listener.name))?;
             let tls = match &listener.tls {
-                Some(files) if listener.protocol == Protocol::Https => Some(
-                    tls::acceptor(files, listener.http2).with_context(|| format!("listener `{}`", listener.name))?,
-                ),
+                Some(tls) if listener.protocol == Protocol::Https => {
+                    let read = Certificates::read(&listener.name, tls, &metrics);
+                    let read = read.with_context(|| format!("listener `{}`", listener.name))?;
+                    certificates.push(read.clone());
+                    Some(tls::acceptor(read, tls.profile, listener.http2)?)
+                }
                 _ => None,
             };
-            let front = Front { chain: chain.clone(), access_log: access_log.clone(), listener: listener.clone() };
+            let front = Front::new(chain.clone(), access_log.clone(), listener.clone());
             let limits = Limits {
                 max_connections: listener.max_connections,
                 header_timeout: listener.header_timeout,
@@ -96,7 +100,7 @@ impl Server {
         metrics.config_reloads.with_label_values(&["success"]).inc();
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         metrics.config_loaded.set(now.as_secs_f64());
-        Ok(Server { chain, access_log, listeners, admin, stop, shutdown_timeout })
+        Ok(Server { chain, access_log, listeners, certificates, admin, stop, shutdown_timeout })
     }
 
     /// The bound address of each listener, in the config's order.
@@ -128,6 +132,17 @@ impl Server {
             (keep, tokio::spawn(edge.accept(socket, never)))
         });
         let _probes = probe::start(&self.chain);
+        let mut looking = JoinSet::new();
+        for certificates in self.certificates {
+            looking.spawn(async move {
+                loop {
+                    tokio::time::sleep(tls::LOOK_EVERY).await;
+                    let certificates = certificates.clone();
+                    // It reads files, which blocks.
+                    let _ = tokio::task::spawn_blocking(move || certificates.look_again()).await;
+                }
+            });
+        }
 
         if asked().await == Stop::Now {
             info!("stopping at once");

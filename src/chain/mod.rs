@@ -65,6 +65,8 @@ pub struct Request<'a> {
     pub caller: Caller<'a>,
     pub route: &'a Route,
     pub started: Instant,
+    /// To be said with every answer.
+    pub hsts: Option<&'a HeaderValue>,
 }
 
 /// Whether a node points back, or only seems to.
@@ -352,7 +354,7 @@ impl Chain {
                 _ => {}
             }
         }
-        self.tell(&mut fields, request.client, trip);
+        self.tell(&mut fields, request, trip);
         let until = request.started + request.route.transfer_deadline;
         send_head(session, status, fields, trip).await?;
         if bodiless {
@@ -405,12 +407,16 @@ impl Chain {
         if refusal.status == 503 {
             fields.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        self.tell(&mut fields, request.client, trip);
+        self.tell(&mut fields, request, trip);
         send_own(session, request.method, refusal.status, fields, trip).await
     }
 
     /// Adds what we say of ourselves to an answer: `Via`, `Server-Timing`, `Proxy-Status`.
-    fn tell(&self, fields: &mut HeaderMap, client: &Client, trip: &Trip) {
+    fn tell(&self, fields: &mut HeaderMap, request: &Request<'_>, trip: &Trip) {
+        let client = request.client;
+        if let Some(hsts) = request.hsts {
+            fields.insert(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
+        }
         fields.append(header::VIA, HeaderValue::from_static("1.1 hopfall"));
         let mut append = |name, text: Option<String>| {
             if let Some(value) = text.and_then(|text| HeaderValue::from_str(&text).ok()) {

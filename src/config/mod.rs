@@ -24,7 +24,7 @@ use crate::shape::HeadLimits;
 use crate::units::{HostPort, Network, StatusSet};
 
 pub use load::{Problem, Problems};
-pub use model::{AccessFormat, Addressing, Check, FromNodes, Level, OnDenied, Protocol};
+pub use model::{AccessFormat, Addressing, Check, FromNodes, Level, OnDenied, Protocol, TlsProfile};
 
 /// Everything one generation of the process runs on.
 #[derive(Clone, Debug)]
@@ -71,7 +71,8 @@ pub struct Listener {
     pub protocol: Protocol,
     /// Index into `routes`.
     pub route: usize,
-    pub tls: Option<TlsFiles>,
+    pub tls: Option<Tls>,
+    pub redirect_to_https: Option<u16>,
     pub http2: bool,
     pub trusted: Vec<Network>,
     pub max_connections: usize,
@@ -84,9 +85,19 @@ pub struct Listener {
 }
 
 #[derive(Clone, Debug)]
-pub struct TlsFiles {
+pub struct Tls {
+    /// The first of them, or else of the folder, is the default.
+    pub certificates: Vec<CertificateFiles>,
+    pub folder: Option<PathBuf>,
+    pub profile: TlsProfile,
+    pub hsts: Option<Duration>,
+}
+
+#[derive(Clone, Debug)]
+pub struct CertificateFiles {
     pub certificate: PathBuf,
     pub key: PathBuf,
+    pub ocsp: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]

@@ -116,8 +116,11 @@ pub struct Listener {
     pub protocol: Option<Field<Protocol>>,
     /// The route that its requests take.
     pub route: Field<String>,
-    /// The certificate of an `https` listener.
+    /// The certificates of an `https` listener.
     pub tls: Option<Tls>,
+    /// Port of the https listener to which every request is sent (308). For `http` listeners. Default: requests are
+    /// served.
+    pub redirect_to_https: Option<Field<u32>>,
     /// Whether HTTP/2 is spoken: by ALPN on `https`, by prior knowledge (h2c) on `http`. Default true.
     pub http2: Option<Field<bool>>,
     /// Networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed, and who are told
@@ -147,14 +150,38 @@ pub struct Listener {
     pub body_bytes: Option<Field<Bytes>>,
 }
 
-/// A certificate and its key, as PEM files.
+/// TLS of an `https` listener. Files are read again when they change; connections are not touched by that.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Tls {
-    /// File with the certificate, then its intermediates.
+    /// PEM file with the certificate, then its intermediates. The first certificate is the default: for clients that
+    /// name no host, or one that no certificate has.
+    pub certificate: Option<Field<String>>,
+    /// PEM file with its private key (PKCS #8, PKCS #1 or SEC 1).
+    pub key: Option<Field<String>>,
+    /// DER file with an OCSP answer to staple (RFC 6961). Default: none.
+    pub ocsp: Option<Field<String>>,
+    /// More certificates, chosen by the name that the client asks for (SNI).
+    pub more: Option<Vec<Certificate>>,
+    /// A folder with more: each NAME.crt or NAME.pem with NAME.key, and NAME.ocsp if there is one.
+    pub folder: Option<Field<String>>,
+    /// `modern` (TLS 1.3), `recommended` (TLS 1.2 and 1.3) or `legacy`, which is the same as `recommended`: the library
+    /// has no older versions and no weak ciphers. Default `recommended`.
+    pub profile: Option<Field<TlsProfile>>,
+    /// How long browsers are to come by https only (`Strict-Transport-Security`, RFC 6797). Default: not said.
+    pub hsts: Option<Field<Duration>>,
+}
+
+/// A certificate and its key.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Certificate {
+    /// PEM file with the certificate, then its intermediates.
     pub certificate: Field<String>,
-    /// File with the private key (PKCS #8, PKCS #1 or SEC 1).
+    /// PEM file with its private key.
     pub key: Field<String>,
+    /// DER file with an OCSP answer to staple. Default: none.
+    pub ocsp: Option<Field<String>>,
 }
 
 /// Nodes that can serve the same files. None needs to hold them all.
@@ -427,6 +454,9 @@ macro_rules! words {
 words!(
     /// What a listener speaks.
     Protocol { Http = "http", Https = "https" });
+words!(
+    /// Which versions of TLS are spoken.
+    TlsProfile { Modern = "modern", Recommended = "recommended", Legacy = "legacy" });
 words!(
     /// How the first node is chosen.
     Algorithm { RoundRobin = "roundrobin" });

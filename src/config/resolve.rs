@@ -12,8 +12,8 @@ use serde_saphyr::Location as Place;
 use super::load::{Problem, nearest};
 use super::model::{self, Addressing, Field, File, SecretRef};
 use super::{
-    Bounds, Config, Disk, Health, Identity, Listener, Location, Node, Pool, Protocol, Route, Secret, Store,
-    Surroundings, TlsFiles,
+    Bounds, CertificateFiles, Config, Disk, Health, Identity, Listener, Location, Node, Pool, Protocol, Route, Secret,
+    Store, Surroundings, Tls,
 };
 use crate::disk;
 use crate::fallback::{Plan, Stage};
@@ -120,9 +120,13 @@ impl Resolver<'_> {
                 );
             }
             (Protocol::Http, Some(tls)) => {
-                self.bad(&tls.certificate, "a certificate on an http listener", "set protocol: https, or remove `tls`");
+                let at = tls.certificate.as_ref().or(tls.folder.as_ref()).unwrap_or(&listener.name);
+                self.bad(at, "a certificate on an http listener", "set protocol: https, or remove `tls`");
             }
             _ => {}
+        }
+        if let (Protocol::Https, Some(port)) = (protocol, &listener.redirect_to_https) {
+            self.bad(port, "an https listener that sends requests to https", "set it on an http listener");
         }
         let header_timeout = self.time(listener.header_timeout.as_ref(), secs(10));
         if let Some(field) = &listener.header_timeout
@@ -141,10 +145,11 @@ impl Resolver<'_> {
             address: self.address(&listener.address),
             protocol,
             route: self.reference("route", &listener.route, routes),
-            tls: listener
-                .tls
+            tls: listener.tls.as_ref().map(|tls| self.tls(&listener.name, tls)),
+            redirect_to_https: listener
+                .redirect_to_https
                 .as_ref()
-                .map(|tls| TlsFiles { certificate: tls.certificate.text().into(), key: tls.key.text().into() }),
+                .and_then(|port| u16::try_from(self.count(Some(port), 443, 1, 65535)).ok()),
             http2: self.value(listener.http2.as_ref(), true),
             trusted: listener.trusted.iter().flatten().filter_map(|network| self.parse(network)).collect(),
             max_connections: self.count(listener.max_connections.as_ref(), 10_000, 1, 1_000_000),
@@ -154,6 +159,34 @@ impl Resolver<'_> {
             requests_per_connection: self.value(listener.requests_per_connection.as_ref(), 10_000).max(1),
             max_streams: self.value(listener.max_streams.as_ref(), 100).max(1),
             head,
+        }
+    }
+
+    fn tls(&mut self, listener: &Field<String>, tls: &model::Tls) -> Tls {
+        let files = |certificate: &Field<String>, key: &Field<String>, ocsp: &Option<Field<String>>| CertificateFiles {
+            certificate: certificate.text().into(),
+            key: key.text().into(),
+            ocsp: ocsp.as_ref().map(|ocsp| ocsp.text().into()),
+        };
+        let mut certificates = Vec::new();
+        match (&tls.certificate, &tls.key) {
+            (Some(certificate), Some(key)) => certificates.push(files(certificate, key, &tls.ocsp)),
+            (Some(lonely), None) => self.bad(lonely, "a certificate without its key", "add `key`"),
+            (None, Some(lonely)) => self.bad(lonely, "a key without its certificate", "add `certificate`"),
+            (None, None) => {}
+        }
+        for more in tls.more.iter().flatten() {
+            certificates.push(files(&more.certificate, &more.key, &more.ocsp));
+        }
+        let lonely = tls.certificate.is_some() || tls.key.is_some();
+        if certificates.is_empty() && tls.folder.is_none() && !lonely {
+            self.bad(listener, "an https listener without a certificate", "add `certificate` and `key`, or `folder`");
+        }
+        Tls {
+            certificates,
+            folder: tls.folder.as_ref().map(|folder| folder.text().into()),
+            profile: self.value(tls.profile.as_ref(), model::TlsProfile::Recommended),
+            hsts: tls.hsts.as_ref().map(|hsts| self.value(Some(hsts), Duration::ZERO).min(MOST_AGE)),
         }
     }
 

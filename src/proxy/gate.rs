@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
 use pingora::Result;
+use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 
 use super::{Context, Front, encoded};
@@ -40,6 +41,17 @@ impl Front {
             return self.answer(session, context, bad.status, HeaderMap::new()).await;
         }
         context.target = encoded(shape::origin_form(target));
+        if let Some(port) = self.listener.redirect_to_https {
+            let location = redirect(session.req_header(), &context.target, port);
+            return match location {
+                Some(location) => {
+                    let fields = HeaderMap::from_iter([(header::LOCATION, location)]);
+                    self.answer(session, context, 308, fields).await
+                }
+                // HTTP/1.0 need not say which host it means.
+                None => self.answer(session, context, 400, HeaderMap::new()).await,
+            };
+        }
         if let Seen::Ourselves { to } = self.chain.snapshot.identity.look(&session.req_header().headers) {
             let snapshot = &self.chain.snapshot;
             let named = to.as_deref().filter(|to| snapshot.is_target(to));
@@ -89,6 +101,9 @@ impl Front {
         mut fields: HeaderMap,
     ) -> Result<bool> {
         fields.append(header::VIA, HeaderValue::from_static("1.1 hopfall"));
+        if let Some(hsts) = &self.hsts {
+            fields.insert(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
+        }
         let method = session.req_header().method.clone();
         chain::send_own(session, &method, status, fields, &mut context.trip).await?;
         if !session.is_body_done() {
@@ -97,6 +112,20 @@ impl Front {
         }
         Ok(true)
     }
+}
+
+/// The same place over https.
+fn redirect(head: &RequestHeader, target: &[u8], port: u16) -> Option<HeaderValue> {
+    let host = super::host(head)?;
+    let host = host.to_str().ok()?;
+    // A colon within brackets is an IPv6 address's own.
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => name,
+        _ => host,
+    };
+    let port = if port == 443 { String::new() } else { format!(":{port}") };
+    let target = std::str::from_utf8(target).ok()?;
+    HeaderValue::from_str(&format!("https://{name}{port}{target}")).ok()
 }
 
 /// Reads a little of a body that nobody wants.

@@ -41,6 +41,8 @@ pub struct Front {
     pub chain: Arc<Chain>,
     pub access_log: Arc<AccessLog>,
     pub listener: Listener,
+    /// The value of `Strict-Transport-Security`, if it is to be said.
+    hsts: Option<HeaderValue>,
 }
 
 /// One request's state.
@@ -57,6 +59,12 @@ pub struct Context {
 }
 
 impl Front {
+    pub fn new(chain: Arc<Chain>, access_log: Arc<AccessLog>, listener: Listener) -> Self {
+        let hsts = listener.tls.as_ref().and_then(|tls| tls.hsts).map(|hsts| format!("max-age={}", hsts.as_secs()));
+        let hsts = hsts.and_then(|hsts| HeaderValue::from_str(&hsts).ok());
+        Front { chain, access_log, listener, hsts }
+    }
+
     fn route(&self) -> &Route {
         &self.chain.snapshot.config.routes[self.listener.route]
     }
@@ -147,6 +155,7 @@ impl ProxyHttp for Front {
             caller,
             route: self.route(),
             started: context.started,
+            hsts: self.hsts.as_ref(),
         };
         let answered = self.chain.run(session, &request, &mut context.trip).await;
         if let (Err(_), Some(connection)) = (&answered, Connection::of(session.stream())) {
@@ -290,6 +299,9 @@ impl ProxyHttp for Front {
         response.append_header(header::VIA, "1.1 hopfall")?;
         if let Some(timing) = context.trip.server_timing(context.client.trusted) {
             response.append_header(headers::SERVER_TIMING, timing)?;
+        }
+        if let Some(hsts) = &self.hsts {
+            response.insert_header(header::STRICT_TRANSPORT_SECURITY, hsts)?;
         }
         response.append_header(PROXY_STATUS, context.trip.proxy_status(context.client.trusted))?;
         Ok(())

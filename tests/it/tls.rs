@@ -112,3 +112,155 @@ fn a_certificate_that_cannot_be_used_is_told_at_start() {
         assert!(ran.stderr.contains(told), "{}", ran.stderr);
     }
 }
+
+/// The names in the certificate that is shown to a client who asks for `name`, as `openssl s_client` tells them.
+fn shown(hopfall: &Hopfall, name: &str, more: &[&str]) -> String {
+    let mut command = std::process::Command::new("openssl");
+    let address = hopfall.web().to_string();
+    command.args(["s_client", "-connect", &address, "-showcerts", "-status"]).args(more);
+    if !name.is_empty() {
+        command.args(["-servername", name]);
+    }
+    command.stdin(std::process::Stdio::null());
+    let handshake = process::run(&mut command, PATIENCE);
+    let mut decode = std::process::Command::new("openssl");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("shown.pem");
+    std::fs::write(&file, &handshake.stdout).unwrap();
+    decode.args(["x509", "-noout", "-ext", "subjectAltName", "-in", file.to_str().unwrap()]);
+    format!("{}{}", process::run(&mut decode, PATIENCE).stdout, handshake.stdout)
+}
+
+#[test]
+fn a_certificate_is_chosen_by_name() {
+    let node = Origin::always(Reply::ok("x"));
+    let (first, second) = (Certificate::for_names(&["first.example"]), Certificate::for_names(&["second.example"]));
+    let folder = tempfile::tempdir().unwrap();
+    let wild = Certificate::for_names(&["*.wild.example"]);
+    std::fs::copy(wild.cert_path(), folder.path().join("wild.crt")).unwrap();
+    std::fs::copy(wild.key_path(), folder.path().join("wild.key")).unwrap();
+    std::fs::write(folder.path().join("wild.ocsp"), [0x30, 0x03, 0x0a, 0x01, 0x00]).unwrap();
+    let pair = |certificate: &Certificate| {
+        format!("certificate: \"{}\", key: \"{}\"", certificate.cert_path().display(), certificate.key_path().display())
+    };
+    let tls = format!(
+        "tls: {{ {}, more: [{{ {} }}], folder: \"{}\" }}",
+        pair(&first),
+        pair(&second),
+        folder.path().display()
+    );
+    let hopfall = Fleet::new().node("node", node.addr()).listener("protocol: https").listener(&tls).start();
+    for (name, expected) in [
+        ("first.example", "first.example"),
+        ("second.example", "second.example"),
+        ("SECOND.example", "second.example"),
+        ("a.wild.example", "*.wild.example"),
+        ("a.b.wild.example", "first.example"),
+        ("nobody.example", "first.example"),
+        ("", "first.example"),
+    ] {
+        let shown = shown(&hopfall, name, &[]);
+        assert!(shown.contains(&format!("DNS:{expected}")), "{name}: {shown}");
+    }
+    assert!(shown(&hopfall, "a.wild.example", &[]).contains("OCSP response:"), "what is there is stapled");
+    assert!(shown(&hopfall, "first.example", &[]).contains("OCSP response: no response sent"));
+    assert!(
+        hopfall.metrics().value("hopfall_certificate_expires_timestamp_seconds", &[("name", "second.example")]) > 2e9
+    );
+}
+
+#[test]
+fn a_changed_certificate_is_used_without_dropping_a_connection() {
+    let node = Origin::always(Reply::ok("x"));
+    let certificate = Certificate::for_names(&["old.example", "localhost"]);
+    let hopfall = start(node.addr(), &certificate, "");
+    assert!(shown(&hopfall, "old.example", &[]).contains("DNS:old.example"));
+    // Open before, and used after.
+    let keeping = std::process::Command::new("openssl")
+        .args(["s_client", "-quiet", "-connect", &hopfall.web().to_string(), "-servername", "old.example"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn();
+    let mut keeping = keeping.unwrap();
+    let mut client = keeping.stdin.take().unwrap();
+    let mut answers = std::io::BufReader::new(keeping.stdout.take().unwrap());
+    let mut ask = || {
+        use std::io::{BufRead, Write};
+        client.write_all(b"GET /x HTTP/1.1\r\nHost: old.example\r\n\r\n").unwrap();
+        let mut line = String::new();
+        answers.read_line(&mut line).unwrap();
+        while !line.ends_with("\r\n\r\n") {
+            assert!(answers.read_line(&mut line).unwrap() > 0, "closed after {line}");
+        }
+        let mut body = [0];
+        std::io::Read::read_exact(&mut answers, &mut body).unwrap();
+        line
+    };
+    assert!(ask().starts_with("HTTP/1.1 200"));
+
+    // A key alone does not fit, and nothing changes.
+    let new = Certificate::for_names(&["new.example"]);
+    std::fs::write(certificate.key_path(), &new.key_pem).unwrap();
+    hopfall.wait_for_log("changed certificates are not used, the old ones are");
+    assert!(shown(&hopfall, "", &[]).contains("DNS:old.example"));
+    std::fs::write(certificate.cert_path(), &new.cert_pem).unwrap();
+    hopfall.wait_for_log("its certificates were read again");
+    assert!(shown(&hopfall, "", &[]).contains("DNS:new.example"));
+    assert!(ask().starts_with("HTTP/1.1 200"));
+    let metrics = hopfall.metrics();
+    for result in ["success", "failure"] {
+        assert_eq!(metrics.value("hopfall_certificate_reloads_total", &[("result", result)]), 1.0, "{result}");
+    }
+    keeping.kill().unwrap();
+    keeping.wait().unwrap();
+}
+
+#[test]
+fn a_profile_says_which_versions_are_spoken() {
+    let node = Origin::always(Reply::ok("x"));
+    let certificate = Certificate::for_names(&["localhost"]);
+    for (profile, old) in [("modern", false), ("recommended", true), ("legacy", true)] {
+        let tls = format!(
+            "tls: {{ certificate: \"{}\", key: \"{}\", profile: {profile} }}",
+            certificate.cert_path().display(),
+            certificate.key_path().display()
+        );
+        let hopfall = Fleet::new().node("node", node.addr()).listener("protocol: https").listener(&tls).start();
+        assert!(shown(&hopfall, "localhost", &["-tls1_3"]).contains("DNS:localhost"), "{profile}");
+        assert_eq!(shown(&hopfall, "localhost", &["-tls1_2"]).contains("DNS:localhost"), old, "{profile}");
+        assert!(!shown(&hopfall, "localhost", &["-tls1_1"]).contains("DNS:localhost"), "{profile}");
+    }
+}
+
+#[test]
+fn browsers_are_told_to_come_by_https_and_sent_there() {
+    let node = Origin::respond(|request| Reply::status(if request.target == "/x" { 200 } else { 404 }));
+    let certificate = Certificate::for_names(&["localhost"]);
+    let tls = format!(
+        "tls: {{ certificate: \"{}\", key: \"{}\", hsts: 24h }}",
+        certificate.cert_path().display(),
+        certificate.key_path().display()
+    );
+    let hopfall = Fleet::new().node("node", node.addr()).listener("protocol: https").listener(&tls).start();
+    let ca = certificate.cert_path();
+    for (method, path) in [("GET", "/x"), ("GET", "/none"), ("POST", "/x"), ("TRACE", "/x")] {
+        let url = format!("https://localhost:{}{path}", hopfall.web().port());
+        let answer = curl(&["--cacert", ca.to_str().unwrap(), "-X", method, &url]);
+        assert_eq!(answer.header("strict-transport-security"), Some("max-age=86400"), "{method} {path}");
+    }
+
+    let hopfall = Fleet::new().node("node", node.addr()).listener("redirect_to_https: 8443").start();
+    let before = node.requests().len();
+    for (host, expected) in
+        [("cdn.example:8080", "cdn.example:8443"), ("cdn.example", "cdn.example:8443"), ("[::1]:80", "[::1]:8443")]
+    {
+        for method in ["GET", "POST"] {
+            let answer = hopfall.connect().request(method, "/a%20b?c=d", &[("Host", host)]).response();
+            let location = format!("https://{expected}/a%20b?c=d");
+            assert_eq!((answer.status, answer.header("location")), (308, Some(location.as_str())));
+            assert_eq!(answer.header("strict-transport-security"), None);
+        }
+    }
+    assert_eq!(node.requests().len(), before);
+}

@@ -1,0 +1,212 @@
+//! The certificates of one listener: read from files, found by name, read again when a file changes.
+//!
+//! Files are looked at every few seconds instead of being watched: that sees a replaced file, a changed link (as in a
+//! mounted secret) and a network file system alike. What cannot be used leaves what is there in place.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, bail};
+use arc_swap::ArcSwap;
+use log::{info, warn};
+use prometheus::{IntCounterVec, IntGaugeVec};
+use rustls::crypto::ring::sign::any_supported_type;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::config::{CertificateFiles, Tls};
+use crate::metrics::Metrics;
+
+/// How often the files are looked at.
+pub const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+pub struct Certificates {
+    listener: String,
+    files: Vec<CertificateFiles>,
+    folder: Option<PathBuf>,
+    known: ArcSwap<Known>,
+    /// What the files were like when they were last read, whether or not they could be used.
+    looked_at: Mutex<Vec<Stamp>>,
+    reloads: IntCounterVec,
+    expires: IntGaugeVec,
+}
+
+/// Certificates by name.
+#[derive(Default)]
+struct Known {
+    /// In lower case; `*.example.com` as it stands. Several of one name differ in the kind of their key.
+    by_name: HashMap<String, Vec<Arc<CertifiedKey>>>,
+    /// For clients that name no host, or one that nobody has: the first certificate, and its first name, under which there
+    /// may be others with a key of another kind.
+    default: Option<(Arc<CertifiedKey>, Option<String>)>,
+}
+
+/// What tells a file from its next version.
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp(PathBuf, Option<(u64, SystemTime)>);
+
+impl Certificates {
+    /// Reads them all.
+    ///
+    /// # Errors
+    /// When a file cannot be read, is no PEM, or a key is not its certificate's; or there is none at all.
+    pub fn read(listener: &str, tls: &Tls, metrics: &Metrics) -> anyhow::Result<Arc<Self>> {
+        let certificates = Certificates {
+            listener: listener.to_owned(),
+            files: tls.certificates.clone(),
+            folder: tls.folder.clone(),
+            known: ArcSwap::default(),
+            looked_at: Mutex::default(),
+            reloads: metrics.certificate_reloads.clone(),
+            expires: metrics.certificate_expires.clone(),
+        };
+        let stamps = certificates.stamps();
+        certificates.known.store(Arc::new(certificates.load()?));
+        *certificates.looked_at.lock().unwrap_or_else(PoisonError::into_inner) = stamps;
+        Ok(Arc::new(certificates))
+    }
+
+    /// Reads them again if a file has changed. New handshakes use what is new; what cannot be used is told of, and
+    /// nothing changes.
+    pub fn look_again(&self) {
+        let stamps = self.stamps();
+        let mut looked_at = self.looked_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if *looked_at == stamps {
+            return;
+        }
+        *looked_at = stamps;
+        let result = match self.load() {
+            Ok(known) => {
+                self.known.store(Arc::new(known));
+                info!("listener {}: its certificates were read again", self.listener);
+                "success"
+            }
+            Err(error) => {
+                warn!("listener {}: changed certificates are not used, the old ones are: {error:#}", self.listener);
+                "failure"
+            }
+        };
+        self.reloads.with_label_values(&[self.listener.as_str(), result]).inc();
+    }
+
+    fn load(&self) -> anyhow::Result<Known> {
+        let mut known = Known::default();
+        for files in &self.all_files()? {
+            let (key, names, expires) = read(files)?;
+            let key = Arc::new(key);
+            for name in &names {
+                self.expires.with_label_values(&[self.listener.as_str(), name.as_str()]).set(expires);
+                known.by_name.entry(name.clone()).or_default().push(key.clone());
+            }
+            if known.default.is_none() {
+                known.default = Some((key, names.into_iter().next()));
+            }
+        }
+        if known.default.is_none() {
+            let folder = self.folder.as_deref().unwrap_or(Path::new("")).display();
+            bail!("the folder `{folder}` has no certificate: put NAME.crt (or NAME.pem) and NAME.key there");
+        }
+        Ok(known)
+    }
+
+    /// The files of the config, then those of the folder by name.
+    fn all_files(&self) -> anyhow::Result<Vec<CertificateFiles>> {
+        let mut files = self.files.clone();
+        let Some(folder) = &self.folder else { return Ok(files) };
+        let entries =
+            fs::read_dir(folder).with_context(|| format!("the folder `{}` cannot be read", folder.display()))?;
+        let mut found = Vec::new();
+        for entry in entries {
+            let path = entry?.path();
+            let is = |kind| path.extension().is_some_and(|extension| extension == kind);
+            if is("crt") || is("pem") {
+                let ocsp = Some(path.with_extension("ocsp")).filter(|ocsp| ocsp.exists());
+                found.push(CertificateFiles { key: path.with_extension("key"), certificate: path, ocsp });
+            }
+        }
+        found.sort_by(|a, b| a.certificate.cmp(&b.certificate));
+        files.extend(found);
+        Ok(files)
+    }
+
+    fn stamps(&self) -> Vec<Stamp> {
+        let stamp = |path: &Path| {
+            let seen = fs::metadata(path).and_then(|file| Ok((file.len(), file.modified()?))).ok();
+            Stamp(path.to_owned(), seen)
+        };
+        let files = self.all_files().unwrap_or_default();
+        let paths = files.iter().flat_map(|files| [Some(&files.certificate), Some(&files.key), files.ocsp.as_ref()]);
+        paths.flatten().map(|path| stamp(path)).collect()
+    }
+}
+
+impl Known {
+    fn find(&self, name: Option<&str>) -> &[Arc<CertifiedKey>] {
+        let named = |name: &str| {
+            // RFC 9525 §6.3: a `*` stands for one label, the first.
+            let wild = || Some(format!("*.{}", name.split_once('.')?.1));
+            self.by_name.get(name).or_else(|| self.by_name.get(&wild()?)).map(Vec::as_slice)
+        };
+        let default = || {
+            let (key, name) = self.default.as_ref()?;
+            name.as_deref().and_then(named).or(Some(std::slice::from_ref(key)))
+        };
+        name.and_then(|name| named(&name.to_ascii_lowercase())).or_else(default).unwrap_or_default()
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let known = self.known.load();
+        let keys = known.find(hello.server_name());
+        let fits = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
+        keys.iter().find(fits).or(keys.first()).cloned()
+    }
+}
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Certificates({})", self.listener)
+    }
+}
+
+/// A certificate with its key, its names, and the Unix time at which it expires.
+fn read(files: &CertificateFiles) -> anyhow::Result<(CertifiedKey, Vec<String>, i64)> {
+    let (certificate, key) = (files.certificate.display(), files.key.display());
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.certificate)
+        .and_then(Iterator::collect)
+        .with_context(|| format!("the certificate `{certificate}` cannot be read"))?;
+    let Some(leaf) = chain.first() else { bail!("`{certificate}` holds no certificate") };
+    let (names, expires) = describe(leaf).with_context(|| format!("`{certificate}` holds no certificate"))?;
+    let private =
+        PrivateKeyDer::from_pem_file(&files.key).with_context(|| format!("the key `{key}` cannot be read"))?;
+    let signing =
+        any_supported_type(&private).with_context(|| format!("`{key}` is of a kind that is not supported"))?;
+    let mut certified = CertifiedKey::new(chain, signing);
+    certified.keys_match().with_context(|| format!("`{key}` is not the key of `{certificate}`"))?;
+    if let Some(ocsp) = &files.ocsp {
+        let read: io::Result<Vec<u8>> = fs::read(ocsp);
+        certified.ocsp = Some(read.with_context(|| format!("the OCSP answer `{}` cannot be read", ocsp.display()))?);
+    }
+    Ok((certified, names, expires))
+}
+
+/// The DNS names (RFC 5280 §4.2.1.6), and the end of its validity.
+fn describe(leaf: &CertificateDer<'_>) -> anyhow::Result<(Vec<String>, i64)> {
+    let (_, parsed) = X509Certificate::from_der(leaf)?;
+    let alternatives = parsed.subject_alternative_name()?.map(|names| names.value.general_names.clone());
+    let names = alternatives.unwrap_or_default().into_iter().filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+        _ => None,
+    });
+    Ok((names.collect(), parsed.validity().not_after.timestamp()))
+}
