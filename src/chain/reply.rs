@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
-use pingora::Result;
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
+use pingora::{ErrorType, OrErr, Result};
 
 use crate::trip::Trip;
 
@@ -35,9 +35,10 @@ pub(super) async fn send_head(
     fields: HeaderMap,
     trip: &mut Trip,
 ) -> Result<()> {
-    let mut head = ResponseHeader::build(status, Some(fields.len() + 2))?;
-    for (name, value) in &fields {
-        head.append_header(name, value)?;
-    }
+    // Made of parts, because Pingora's `append_header` parses each name anew.
+    let (mut parts, ()) = http::Response::new(()).into_parts();
+    parts.status = http::StatusCode::from_u16(status).or_err(ErrorType::InternalError, "a status that is none")?;
+    parts.headers = fields;
+    let head = ResponseHeader::from(parts);
     session.write_response_header(Box::new(head)).await.inspect_err(|_| trip.aborted = Some("client"))
 }

@@ -96,19 +96,36 @@ impl Upstream {
         connects: &IntCounter,
         permit: Permit,
     ) -> Result<Live, Outcome> {
+        self.exchange_made(address, &|| Ok(request.clone()), deadline, connects, permit).await
+    }
+
+    /// The same with a request that is made for each sending of it: it is seldom sent twice, so it need not be kept.
+    ///
+    /// # Errors
+    /// As [`Upstream::exchange`].
+    pub async fn exchange_made(
+        self: &Arc<Self>,
+        address: SocketAddr,
+        request: &(dyn Fn() -> pingora::Result<RequestHeader> + Sync),
+        deadline: Instant,
+        connects: &IntCounter,
+        permit: Permit,
+    ) -> Result<Live, Outcome> {
         let mut idle = self.idle.take(address);
         loop {
             let reused = idle.is_some();
+            let request = request().map_err(|_| Outcome::Down(Failure::ProxyInternalError))?;
             let stream = match idle.take() {
                 Some(stream) => stream,
                 None => {
-                    let stream = self.connect(address, deadline).await?;
+                    // Boxed, because it is seldom, and a large part of what a request takes.
+                    let stream = Box::pin(self.connect(address, deadline)).await?;
                     connects.inc();
                     stream
                 }
             };
             let mut session = HttpSession::new(stream);
-            match self.read_head(&mut session, request, deadline).await {
+            match self.read_head(&mut session, Box::new(request), deadline).await {
                 Ok(()) => {
                     return Ok(Live { session, address, upstream: self.clone(), permit: Some(permit), bill: None });
                 }
@@ -145,12 +162,12 @@ impl Upstream {
     async fn read_head(
         &self,
         session: &mut HttpSession,
-        request: &RequestHeader,
+        request: Box<RequestHeader>,
         deadline: Instant,
     ) -> Result<(), Failure> {
         Wire::begin_head(session.stream());
         let until = |deadline: Instant| deadline.min(Instant::now() + self.bounds.header_timeout);
-        match timeout_at(until(deadline), session.write_request_header(Box::new(request.clone()))).await {
+        match timeout_at(until(deadline), session.write_request_header(request)).await {
             Ok(Ok(_)) => {}
             Ok(Err(_)) => return Err(Failure::ConnectionTerminated),
             Err(_) => return Err(Failure::HttpResponseTimeout),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use http::{HeaderValue, header};
+use http::{HeaderMap, HeaderValue, header};
 use pingora::http::RequestHeader;
 
 use super::{Answer, Ask, Asked, Origin, Upstream};
@@ -27,17 +27,21 @@ impl NodeOrigin {
     }
 
     fn request(&self, ask: &Ask<'_>) -> pingora::Result<RequestHeader> {
-        let mut request = RequestHeader::build(ask.method.clone(), ask.target, Some(ask.for_node.len() + 4))?;
-        let own = HeaderValue::from_str(&self.node.endpoint.name.to_string()).ok();
-        if let Some(host) = self.host.as_ref().or(ask.host).or(own.as_ref()) {
-            request.append_header(header::HOST, host)?;
+        let mut fields = HeaderMap::with_capacity(ask.for_node.len() + 4);
+        let own = || HeaderValue::from_str(&self.node.endpoint.name.to_string()).ok();
+        if let Some(host) = self.host.as_ref().or(ask.host).cloned().or_else(own) {
+            fields.append(header::HOST, host);
         }
         for (name, value) in ask.for_node.iter().filter(|(name, _)| **name != header::VIA && **name != CDN_LOOP) {
-            request.append_header(name, value)?;
+            fields.append(name.clone(), value.clone());
         }
-        for (name, value) in self.node.hop.after(ask.for_node) {
-            request.append_header(name, value)?;
-        }
+        fields.extend(self.node.hop.after(ask.for_node));
+        // Made of parts, because Pingora's `append_header` parses each name anew.
+        let (mut parts, ()) = http::Request::new(()).into_parts();
+        parts.method = ask.method.clone();
+        parts.headers = fields;
+        let mut request = RequestHeader::from(parts);
+        request.set_raw_path(ask.target)?;
         Ok(request)
     }
 }
@@ -48,13 +52,11 @@ impl Origin for NodeOrigin {
         let Some(address) = self.node.endpoint.address() else {
             return Asked::without_answer(Outcome::Down(Failure::DnsError));
         };
-        let Ok(request) = self.request(ask) else {
-            return Asked::without_answer(Outcome::Down(Failure::ProxyInternalError));
-        };
         let Some(permit) = self.node.gate.enter().await else {
             return Asked::without_answer(Outcome::Busy(Busy::Full));
         };
-        match self.upstream.exchange(address, &request, ask.deadline, &self.node.metrics.connects, permit).await {
+        let request = || self.request(ask);
+        match self.upstream.exchange_made(address, &request, ask.deadline, &self.node.metrics.connects, permit).await {
             Ok(live) => {
                 let outcome = node_outcome(live.status(), &self.fallback_on);
                 Asked { outcome, answer: Some(Answer::Live(Box::new(live))), cached: None }

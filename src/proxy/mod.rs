@@ -142,15 +142,15 @@ impl ProxyHttp for Front {
             self.chain.forget(self.route(), host.as_ref(), &context.target);
             return Ok(true);
         }
-        let head = head.clone();
-        let host = host(&head);
+        let host = host(head);
+        let (method, version, headers) = (head.method.clone(), head.version, head.headers.clone());
         let caller = self.caller(session, context);
         let request = chain::Request {
-            method: &head.method,
+            method: &method,
             target: &context.target,
-            version: head.version,
+            version,
             host: host.as_ref(),
-            headers: &head.headers,
+            headers: &headers,
             client: &context.client,
             caller,
             route: self.route(),
