@@ -22,8 +22,8 @@ use tokio::time::{Instant, timeout_at};
 
 use hints::Hints;
 pub use hints::unix_now;
-use reply::send_head;
 pub use reply::send_own;
+use reply::{send_head, send_piece};
 
 use crate::config::Route;
 use crate::fallback::{Busy, Failure, Kind, Outcome, Plan, Refusal, Repeat, Search, Step, Verdict};
@@ -371,7 +371,7 @@ impl Chain {
                 Err(_) => return Err(abort("deadline", Failure::HttpResponseTimeout, trip)),
             };
             let length = piece.len() as u64;
-            match timeout_at(until, session.write_response_body(piece, false)).await {
+            match timeout_at(until, send_piece(session, piece)).await {
                 Ok(Ok(())) => {
                     trip.sent += length;
                 }

@@ -6,6 +6,7 @@ use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use pingora::{ErrorType, OrErr, Result};
 
+use crate::origin::Piece;
 use crate::trip::Trip;
 
 /// Sends a short answer of our own with a body that says its status.
@@ -27,6 +28,16 @@ pub async fn send_own(
         session.write_response_body(Bytes::from(body), true).await.inspect_err(|_| trip.aborted = Some("client"))?;
     }
     Ok(())
+}
+
+/// Sends a piece of a body: on HTTP/1 without a copy of it.
+pub(super) async fn send_piece(session: &mut ServerSession, piece: Piece<'_>) -> Result<()> {
+    match session {
+        // An empty chunk would be the last one.
+        ServerSession::H1(_) if piece.is_empty() => Ok(()),
+        ServerSession::H1(session) => session.write_body(piece.as_slice()).await.map(|_| ()),
+        other => other.write_response_body(piece.into_bytes(), false).await,
+    }
 }
 
 pub(super) async fn send_head(

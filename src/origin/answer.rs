@@ -70,10 +70,10 @@ impl Answer {
     /// # Errors
     /// `HttpResponseIncomplete` when the body ends short or its framing breaks, `HttpResponseTimeout` after
     /// a silence of `idle`.
-    pub async fn next_piece(&mut self, idle: Duration) -> Result<Piece, Failure> {
+    pub async fn next_piece(&mut self, idle: Duration) -> Result<Option<Piece<'_>>, Failure> {
         match self {
-            Answer::Live(live) => live.next_piece(idle).await,
-            Answer::Held(held) => held.next_piece(idle).await,
+            Answer::Live(live) => Ok(live.next_piece(idle).await?.map(Piece::Read)),
+            Answer::Held(held) => Ok(held.next_piece(idle).await?.map(Piece::Shared)),
         }
     }
 
@@ -146,7 +146,7 @@ impl Held {
         Held { status: selected.status(), fields, body, left, source }
     }
 
-    async fn next_piece(&mut self, idle: Duration) -> Result<Piece, Failure> {
+    async fn next_piece(&mut self, idle: Duration) -> Result<Option<Bytes>, Failure> {
         if self.left.is_empty() {
             return Ok(None);
         }
@@ -174,7 +174,7 @@ impl Held {
                 Body::Empty => Ok(Bytes::new()),
                 Body::Object(object) => object.read_at(from, most).await.map_err(|_| Failure::HttpResponseIncomplete),
                 Body::Tape(reader) => reader.read_at(from, most).await,
-                Body::Live(live) => Ok(live.next_piece(idle).await?.unwrap_or_default()),
+                Body::Live(live) => Ok(live.next_piece(idle).await?.map(Bytes::copy_from_slice).unwrap_or_default()),
             }
         };
         let piece = tokio::time::timeout(idle, reading).await.map_err(|_| Failure::HttpResponseTimeout)??;

@@ -22,7 +22,6 @@ use pingora::{Error, ErrorType};
 use prometheus::IntCounter;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::Piece;
 use super::bill::Bill;
 use super::idle::Idle;
 use super::wire::Wire;
@@ -206,8 +205,8 @@ impl Live {
     /// # Errors
     /// `HttpResponseIncomplete` when the body ends short or its framing breaks, `HttpResponseTimeout` after
     /// a silence of `idle`.
-    pub async fn next_piece(&mut self, idle: Duration) -> Result<Piece, Failure> {
-        match timeout(idle, self.session.read_body_bytes()).await {
+    pub async fn next_piece(&mut self, idle: Duration) -> Result<Option<&[u8]>, Failure> {
+        match timeout(idle, self.session.read_body_ref()).await {
             Ok(Ok(piece)) => {
                 if let (Some(bill), Some(piece)) = (&self.bill, &piece) {
                     bill.bytes(piece.len() as u64);

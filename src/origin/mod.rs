@@ -64,5 +64,34 @@ pub trait Origin: Send + Sync {
     fn upstream(&self) -> &Upstream;
 }
 
-/// A piece of a body, or its end.
-pub type Piece = Option<Bytes>;
+/// A piece of a body.
+pub enum Piece<'a> {
+    /// Where it was read.
+    Read(&'a [u8]),
+    /// Held by others, too.
+    Shared(Bytes),
+}
+
+impl Piece<'_> {
+    pub fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.as_slice().is_empty()
+    }
+
+    pub fn as_slice(&self) -> &[u8] {
+        match self {
+            Piece::Read(bytes) => bytes,
+            Piece::Shared(bytes) => bytes,
+        }
+    }
+
+    pub fn into_bytes(self) -> Bytes {
+        match self {
+            Piece::Read(bytes) => Bytes::copy_from_slice(bytes),
+            Piece::Shared(bytes) => bytes,
+        }
+    }
+}

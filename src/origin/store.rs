@@ -416,7 +416,7 @@ impl StoreOrigin {
                 Ok(Some(piece)) if piece.len() as u64 <= tape.length() - taken => {
                     taken += piece.len() as u64;
                     if let Some(writer) = writer {
-                        let written = timeout(idle, writer.write(&piece)).await;
+                        let written = timeout(idle, writer.write(piece)).await;
                         written.ok().and_then(Result::ok).ok_or(Failure::HttpResponseIncomplete)?;
                     }
                     tape.push(piece);

@@ -156,8 +156,9 @@ impl Tape {
     }
 
     /// Adds a piece. On a tape on the disk that is the writer's business.
-    pub fn push(&self, piece: Bytes) {
+    pub fn push(&self, piece: &[u8]) {
         if let Body::Memory { pieces, grown, .. } = &self.body {
+            let piece = Bytes::copy_from_slice(piece);
             let mut pieces = pieces.lock().unwrap_or_else(PoisonError::into_inner);
             let end = pieces.end() + piece.len() as u64;
             pieces.all.push((end, piece));
@@ -270,7 +271,7 @@ mod tests {
             })
             .collect();
         for piece in ["01234", "5", "6789"] {
-            tape.push(Bytes::from(piece));
+            tape.push(piece.as_bytes());
             tokio::task::yield_now().await;
         }
         tape.end(Ok(()));
@@ -284,7 +285,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_broke_off_is_not_whole() {
         let tape = Tape::in_memory(HeaderMap::new(), 10, Room::new(40).take(10).unwrap());
-        tape.push(Bytes::from("0123"));
+        tape.push(b"0123");
         tape.end(Err(Failure::HttpResponseIncomplete));
         let mut reader = tape.read().unwrap();
         assert_eq!(reader.read_at(0, 9).await.unwrap(), "0123", "what came is given");
