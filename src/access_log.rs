@@ -1,19 +1,22 @@
 //! The access log: one line a request, with its hops. Written by a thread of its own, off the hot path.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::fs::OpenOptions;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use jiff::Timestamp;
 use prometheus::IntCounter;
-use serde_json::json;
+use serde::Serialize;
 
 use crate::config::AccessFormat;
+use crate::fallback::Failure;
 use crate::trip::Trip;
 
 /// One answered request.
@@ -36,20 +39,36 @@ pub struct Entry<'a> {
 /// Where lines go. Dropping it writes what is waiting.
 pub struct AccessLog {
     format: AccessFormat,
-    lines: Option<SyncSender<Entered>>,
+    gathered: Arc<Gathered>,
     writer: Option<JoinHandle<()>>,
     dropped: IntCounter,
 }
 
-/// What the writer is sent.
-enum Entered {
-    Line(String),
-    /// Write what came before, then say so.
-    Flush(SyncSender<()>),
+/// What is on its way to the writer: one text and not a queue of lines, so that neither side allocates for the other.
+#[derive(Default)]
+struct Gathered {
+    state: Mutex<State>,
+    /// Something came where nothing was, or is wanted at once.
+    came: Condvar,
+    /// `State::written` has changed.
+    wrote: Condvar,
 }
 
-/// Lines that may wait for the disk; beyond that they are dropped and counted rather than waited for.
-const WAITING: usize = 16 * 1024;
+#[derive(Default)]
+struct State {
+    lines: Vec<u8>,
+    /// Until here, counted in bytes since the start, somebody waits for lines to be written.
+    wanted: u64,
+    entered: u64,
+    written: u64,
+    closed: bool,
+}
+
+/// Bytes that may wait for the disk; lines beyond that are dropped and counted rather than waited for.
+const WAITING: usize = 4 << 20;
+
+/// How long the writer gathers lines, so that it is not woken for each one.
+const GATHERING: Duration = Duration::from_millis(10);
 
 impl AccessLog {
     /// Opens the log. `path` of `None` is standard output.
@@ -57,8 +76,9 @@ impl AccessLog {
     /// # Errors
     /// When the file cannot be opened for appending.
     pub fn open(format: AccessFormat, path: Option<&Path>, dropped: IntCounter) -> anyhow::Result<Self> {
+        let gathered = Arc::<Gathered>::default();
         if format == AccessFormat::Off {
-            return Ok(AccessLog { format, lines: None, writer: None, dropped });
+            return Ok(AccessLog { format, gathered, writer: None, dropped });
         }
         let sink: Box<dyn Write + Send> = match path {
             None => Box::new(io::stdout()),
@@ -67,39 +87,36 @@ impl AccessLog {
                 Box::new(file.with_context(|| format!("the access log `{}` cannot be opened", path.display()))?)
             }
         };
-        let (lines, waiting) = sync_channel(WAITING);
-        let writer = std::thread::Builder::new()
-            .name("access-log".into())
-            .spawn(move || write(&waiting, BufWriter::new(sink)))?;
-        Ok(AccessLog { format, lines: Some(lines), writer: Some(writer), dropped })
+        let source = gathered.clone();
+        let writer = std::thread::Builder::new().name("access-log".into()).spawn(move || source.write_to(sink))?;
+        Ok(AccessLog { format, gathered, writer: Some(writer), dropped })
     }
 
     pub fn write(&self, entry: &Entry<'_>) {
-        let Some(lines) = &self.lines else { return };
-        let line = match self.format {
-            AccessFormat::Json => entry.json(),
-            AccessFormat::Combined => entry.combined(),
+        let mut line = Vec::with_capacity(LINE);
+        let written = match self.format {
+            AccessFormat::Json => entry.json(&mut line),
+            AccessFormat::Combined => entry.combined(&mut line),
             AccessFormat::Off => return,
         };
-        if lines.try_send(Entered::Line(line)).is_err() {
+        // invariant: a Vec takes all that is written to it, and an entry can always be told
+        if written.is_err() || !self.gathered.enter(&line) {
             self.dropped.inc();
         }
     }
 
     /// Waits until what was entered so far is written, or `patience` is over.
     pub fn flush(&self, patience: Duration) {
-        let Some(lines) = &self.lines else { return };
-        let (done, written) = sync_channel(1);
-        if lines.send(Entered::Flush(done)).is_ok() {
-            // A disk that takes longer must not hold up the end of the process.
-            let _ = written.recv_timeout(patience);
+        if self.writer.is_some() {
+            self.gathered.flush(patience);
         }
     }
 }
 
 impl Drop for AccessLog {
     fn drop(&mut self) {
-        self.lines = None;
+        self.gathered.state().closed = true;
+        self.gathered.came.notify_one();
         if let Some(writer) = self.writer.take() {
             // A panic of the writer has lost its lines already.
             let _ = writer.join();
@@ -107,94 +124,154 @@ impl Drop for AccessLog {
     }
 }
 
-fn write(waiting: &Receiver<Entered>, mut sink: BufWriter<Box<dyn Write + Send>>) {
-    let mut broken = false;
-    while let Ok(first) = waiting.recv() {
-        // What has gathered meanwhile is written in one go.
-        let written = std::iter::once(first).chain(waiting.try_iter()).try_for_each(|entered| match entered {
-            Entered::Line(line) => writeln!(sink, "{line}"),
-            Entered::Flush(done) => {
-                let flushed = sink.flush();
-                // Nobody may wait any longer: nothing to tell.
-                let _ = done.send(());
-                flushed
+impl Gathered {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// False when there is no room.
+    fn enter(&self, line: &[u8]) -> bool {
+        let mut state = self.state();
+        if state.lines.len() + line.len() > WAITING {
+            return false;
+        }
+        let first = state.lines.is_empty();
+        state.lines.extend_from_slice(line);
+        state.entered += line.len() as u64;
+        drop(state);
+        if first {
+            self.came.notify_one();
+        }
+        true
+    }
+
+    fn flush(&self, patience: Duration) {
+        let mut state = self.state();
+        let until = state.entered;
+        state.wanted = until;
+        self.came.notify_one();
+        // A disk that takes longer must not hold up the end of the process.
+        let _ = self.wrote.wait_timeout_while(state, patience, |state| state.written < until);
+    }
+
+    fn write_to(&self, mut sink: impl Write) {
+        let mut lines = Vec::new();
+        let mut broken = false;
+        while self.take(&mut lines) {
+            // What could not be written is lost: lines told twice would be worse.
+            if let Err(error) = sink.write_all(&lines).and_then(|()| sink.flush())
+                && !std::mem::replace(&mut broken, true)
+            {
+                log::error!("the access log cannot be written: {error}");
             }
-        });
-        if let Err(error) = written.and_then(|()| sink.flush())
-            && !std::mem::replace(&mut broken, true)
-        {
-            log::error!("the access log cannot be written: {error}");
+            self.state().written += lines.len() as u64;
+            self.wrote.notify_all();
+            lines.clear();
         }
     }
+
+    /// Waits for lines, gathers more for a moment, and gives all in exchange for the empty `lines`. False at the end.
+    fn take(&self, lines: &mut Vec<u8>) -> bool {
+        let wait = self.came.wait_while(self.state(), |state| state.lines.is_empty() && !state.closed);
+        let state = wait.unwrap_or_else(PoisonError::into_inner);
+        let gather = |state: &mut State| state.wanted <= state.written && !state.closed;
+        let gathering = self.came.wait_timeout_while(state, GATHERING, gather);
+        let (mut state, _) = gathering.unwrap_or_else(PoisonError::into_inner);
+        std::mem::swap(&mut state.lines, lines);
+        !(lines.is_empty() && state.closed)
+    }
+}
+
+/// Room for a usual line.
+const LINE: usize = 512;
+
+/// A line of JSON. The keys are in order.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aborted: Option<&'a str>,
+    bytes: u64,
+    client: IpAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failure: Option<&'a str>,
+    hops: fmt::Arguments<'a>,
+    host: Cow<'a, str>,
+    listener: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    location: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    looped_by: Option<&'a str>,
+    method: &'a str,
+    protocol: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    referer: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<&'a str>,
+    seconds: f64,
+    served_by: &'a str,
+    status: u16,
+    target: Cow<'a, str>,
+    time: fmt::Arguments<'a>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    user_agent: Cow<'a, str>,
 }
 
 impl Entry<'_> {
-    fn json(&self) -> String {
+    fn json(&self, text: &mut Vec<u8>) -> io::Result<()> {
         let time = Timestamp::try_from(self.time).unwrap_or_default();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let mut line = json!({
-            "time": format!("{time:.3}"),
-            "listener": self.listener,
-            "client": self.client.to_string(),
-            "method": self.method,
-            "target": text(self.target),
-            "protocol": self.protocol,
-            "host": text(self.host),
-            "status": self.status,
-            "bytes": self.trip.sent,
-            "seconds": (self.took.as_secs_f64() * 1e6).round() / 1e6,
-            "hops": self.trip.hops(),
-            "served_by": self.trip.served_by.as_deref().unwrap_or("hopfall"),
-        });
-        let mut add = |key: &str, value: Option<String>| {
-            if let Some(value) = value {
-                line[key] = value.into();
-            }
+        let line = Line {
+            aborted: self.trip.aborted,
+            bytes: self.trip.sent,
+            client: self.client,
+            failure: self.trip.failure.map(Failure::as_str),
+            hops: format_args!("{}", self.trip.hops()),
+            host: String::from_utf8_lossy(self.host),
+            listener: self.listener,
+            location: self.trip.located,
+            looped_by: self.trip.looped_by.as_deref(),
+            method: self.method,
+            protocol: self.protocol,
+            referer: String::from_utf8_lossy(self.referer),
+            refused: self.trip.misshapen,
+            seconds: (self.took.as_secs_f64() * 1e6).round() / 1e6,
+            served_by: self.trip.served_by.as_deref().unwrap_or("hopfall"),
+            status: self.status,
+            target: String::from_utf8_lossy(self.target),
+            time: format_args!("{time:.3}"),
+            user_agent: String::from_utf8_lossy(self.user_agent),
         };
-        add("failure", self.trip.failure.map(|failure| failure.as_str().to_owned()));
-        add("looped_by", self.trip.looped_by.clone());
-        add("refused", self.trip.misshapen.map(str::to_owned));
-        add("aborted", self.trip.aborted.map(str::to_owned));
-        add("location", self.trip.located.map(str::to_owned));
-        add("referer", (!self.referer.is_empty()).then(|| text(self.referer)));
-        add("user_agent", (!self.user_agent.is_empty()).then(|| text(self.user_agent)));
-        line.to_string()
+        serde_json::to_writer(&mut *text, &line)?;
+        text.push(b'\n');
+        Ok(())
     }
 
     /// Apache's combined format, with the hops as one more quoted field.
-    fn combined(&self) -> String {
+    fn combined(&self, text: &mut Vec<u8>) -> io::Result<()> {
         let time = Timestamp::try_from(self.time).unwrap_or_default();
-        let or_dash = |bytes: &[u8]| if bytes.is_empty() { "-".to_owned() } else { escaped(bytes) };
-        format!(
-            "{} - - [{}] \"{} {} {}\" {} {} \"{}\" \"{}\" \"{}\"",
-            self.client,
-            time.strftime("%d/%b/%Y:%H:%M:%S +0000"),
-            self.method,
-            escaped(self.target),
-            self.protocol,
-            self.status,
-            self.trip.sent,
-            or_dash(self.referer),
-            or_dash(self.user_agent),
-            or_dash(self.trip.hops().as_bytes()),
-        )
+        write!(text, "{} - - [{}] \"{} ", self.client, time.strftime("%d/%b/%Y:%H:%M:%S +0000"), self.method)?;
+        escape(self.target, text)?;
+        write!(text, " {}\" {} {}", self.protocol, self.status, self.trip.sent)?;
+        let hops = self.trip.hops().to_string();
+        for field in [self.referer, self.user_agent, hops.as_bytes()] {
+            text.extend_from_slice(b" \"");
+            escape(if field.is_empty() { b"-" } else { field }, text)?;
+            text.push(b'"');
+        }
+        text.push(b'\n');
+        Ok(())
     }
 }
 
-/// What a quoted field may hold; the rest as Apache escapes it, so that no client can write a line of its own.
-fn escaped(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
+/// Adds what a quoted field may hold; the rest as Apache escapes it, so that no client can write a line of its own.
+fn escape(bytes: &[u8], text: &mut Vec<u8>) -> io::Result<()> {
     for byte in bytes {
         match byte {
-            b'"' | b'\\' => {
-                text.push('\\');
-                text.push(char::from(*byte));
-            }
-            b' '..=b'~' => text.push(char::from(*byte)),
-            _ => text.push_str(&format!("\\x{byte:02x}")),
+            b'"' | b'\\' => text.extend_from_slice(&[b'\\', *byte]),
+            b' '..=b'~' => text.push(*byte),
+            _ => write!(text, "\\x{byte:02x}")?,
         }
     }
-    text
+    Ok(())
 }
 
 #[cfg(test)]
@@ -230,10 +307,12 @@ mod tests {
             status: 200,
             trip: &trip,
         };
+        let mut line = Vec::new();
         match format {
-            AccessFormat::Json => entry.json(),
-            _ => entry.combined(),
+            AccessFormat::Json => entry.json(&mut line).unwrap(),
+            _ => entry.combined(&mut line).unwrap(),
         }
+        String::from_utf8(line).unwrap()
     }
 
     #[test]
@@ -251,7 +330,7 @@ mod tests {
     fn a_line_is_combined() {
         assert_eq!(
             told(AccessFormat::Combined),
-            r#"1.2.3.4 - - [24/Nov/2025:16:00:00 +0000] "GET /a\"b\x0a HTTP/1.1" 200 5 "-" "x\x01" "taiga:404:3ms chitoge:200:3ms""#
+            r#"1.2.3.4 - - [24/Nov/2025:16:00:00 +0000] "GET /a\"b\x0a HTTP/1.1" 200 5 "-" "x\x01" "taiga:404:3ms chitoge:200:3ms""#.to_owned() + "\n"
         );
     }
 }

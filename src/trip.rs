@@ -1,6 +1,6 @@
 //! What happened to one request: the record that the log, the metrics and the answer's own fields tell.
 
-use std::fmt::Write;
+use std::fmt::{self, Display, Write};
 use std::time::Duration;
 
 use crate::fallback::{Failure, Outcome};
@@ -18,12 +18,13 @@ pub struct Attempt {
 
 impl Attempt {
     /// `404`, or the failure's name, or the outcome's word.
-    pub fn result(&self) -> String {
-        match (self.outcome.status(), self.outcome.failure()) {
-            (Some(status), _) => status.to_string(),
-            (None, Some(failure)) => failure.as_str().to_owned(),
-            (None, None) => self.outcome.as_str().to_owned(),
-        }
+    pub fn result(&self) -> impl Display {
+        let outcome = self.outcome;
+        fmt::from_fn(move |f| match (outcome.status(), outcome.failure()) {
+            (Some(status), _) => write!(f, "{status}"),
+            (None, Some(failure)) => f.write_str(failure.as_str()),
+            (None, None) => f.write_str(outcome.as_str()),
+        })
     }
 }
 
@@ -94,13 +95,14 @@ pub struct Trip {
 
 impl Trip {
     /// `taiga:404:3ms chitoge:200:5ms`
-    pub fn hops(&self) -> String {
-        let mut text = String::new();
-        for attempt in &self.attempts {
-            let space = if text.is_empty() { "" } else { " " };
-            let _ = write!(text, "{space}{}:{}:{}ms", attempt.target, attempt.result(), attempt.took.as_millis());
-        }
-        text
+    pub fn hops(&self) -> impl Display {
+        fmt::from_fn(|f| {
+            for (i, attempt) in self.attempts.iter().enumerate() {
+                let space = if i == 0 { "" } else { " " };
+                write!(f, "{space}{}:{}:{}ms", attempt.target, attempt.result(), attempt.took.as_millis())?;
+            }
+            Ok(())
+        })
     }
 
     /// The value of `Server-Timing` (W3C): one metric a hop. Names of targets are for trusted eyes.
@@ -164,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_trip_is_told_hop_by_hop() {
-        assert_eq!(trip().hops(), "taiga:404:3ms a b:connection_refused:0ms chitoge:200:5ms");
+        assert_eq!(trip().hops().to_string(), "taiga:404:3ms a b:connection_refused:0ms chitoge:200:5ms");
     }
 
     #[test]
