@@ -10,7 +10,7 @@
 //! 3. [`shape`] and [`framing`] refuse what is malformed or too large; [`via`] answers what has been here before: 404.
 //! 4. GET and HEAD go to [`chain`]; all else takes Pingora's native path to one node.
 //! 5. [`snapshot`] tells who calls: a client, a node (only stores are asked), a neighbour (takes turns).
-//! 6. [`fallback::Search::next`] gives the next target; [`pool`] picks it by health, places and weight.
+//! 6. [`fallback::Search::next`] gives the next target; [`pool`] picks it by health, places, and weight or path.
 //! 7. [`origin`] asks it: a place, a connection, a head out, a head in. A store looks on its [`disk`] first.
 //! 8. [`fallback::Search::judge`] says what follows: serve, next, or refuse.
 //! 9. Next: the refused body is drained on the side, its connection kept, and it is 6 again.

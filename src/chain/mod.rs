@@ -160,7 +160,7 @@ impl Chain {
                     None
                 }
             };
-            let chosen = match self.next(&mut search, turn.as_ref().map(Turn::target), &hints, ask.deadline) {
+            let chosen = match self.next(&mut search, turn.as_ref().map(Turn::target), &hints, &ask) {
                 Ok(chosen) => chosen,
                 Err(refusal) => {
                     if refusal == Refusal::ABSENT && !matches!(request.caller, Caller::Node(_)) {
@@ -214,18 +214,20 @@ impl Chain {
         search: &mut Search<&Plan>,
         reserved: Option<TargetId>,
         hints: &Hints<'_>,
-        deadline: Instant,
+        ask: &Ask<'_>,
     ) -> std::result::Result<Chosen<'_>, Refusal> {
         let now = self.snapshot.now();
         let mut picked = None;
         let pick = |pool: usize, visited: &Visited| {
-            let by_weight =
-                || Some(self.snapshot.pools.get(pool)?.pick(visited, now, |target| hints.of(target))?.target);
-            let chosen = reserved.or_else(by_weight)?;
+            let by_algorithm = || {
+                let pool = self.snapshot.pools.get(pool)?;
+                Some(pool.pick(visited, now, ask.target, |target| hints.of(target))?.target)
+            };
+            let chosen = reserved.or_else(by_algorithm)?;
             picked = Some((pool, chosen));
             Some(chosen)
         };
-        let target = match search.next(Instant::now() >= deadline, pick) {
+        let target = match search.next(Instant::now() >= ask.deadline, pick) {
             Step::Try(target) => target,
             Step::Refuse(refusal) => return Err(refusal),
         };
@@ -257,7 +259,7 @@ impl Chain {
             let Some(pool) = search.pool().and_then(|pool| self.snapshot.pools.get(pool)) else { break };
             let mut passed = search.visited().clone();
             let mut busy = Vec::new();
-            while let Some(node) = pool.pick(&passed, self.snapshot.now(), |target| hints.of(target)) {
+            while let Some(node) = pool.pick(&passed, self.snapshot.now(), request.target, |target| hints.of(target)) {
                 if let Some(points_back) = turns.resting(path) {
                     return Err(self.name_of(points_back));
                 }

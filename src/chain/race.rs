@@ -38,7 +38,7 @@ impl Chain {
             asked = &mut asking => return (first, began, heard(node, began, asked)),
             () = sleep(node.latency.patience(rules)) => {}
         }
-        let other = self.node_to_hedge_with(search, pool, hints, ask.deadline);
+        let other = self.node_to_hedge_with(search, pool, hints, ask);
         let Some(second) = other else {
             let asked = asking.await;
             return (first, began, heard(node, began, asked));
@@ -83,17 +83,17 @@ impl Chain {
         search: &mut Search<&Plan>,
         pool: &Pool,
         hints: &Hints<'_>,
-        deadline: Instant,
+        ask: &Ask<'_>,
     ) -> Option<Chosen<'a>> {
         let now = self.snapshot.now();
         let same_pool =
             search.pool().and_then(|index| self.snapshot.pools.get(index)).is_some_and(|p| std::ptr::eq(p, pool));
-        let node = pool.pick(search.visited(), now, |target| hints.of(target)).filter(|_| same_pool)?;
+        let node = pool.pick(search.visited(), now, ask.target, |target| hints.of(target)).filter(|_| same_pool)?;
         let fit = node.is_up(now) && !node.silence.is_silent(now) && hints.of(node.target) != Mark::Lacks;
         if !fit || !pool.hedges.spend() {
             return None;
         }
-        self.next(search, Some(node.target), hints, deadline).ok()
+        self.next(search, Some(node.target), hints, ask).ok()
     }
 
     /// Takes in an answer that is not the one to serve, while another is awaited.

@@ -24,7 +24,7 @@ use crate::shape::HeadLimits;
 use crate::units::{HostPort, Network, StatusSet};
 
 pub use load::{Problem, Problems};
-pub use model::{AccessFormat, Addressing, Check, FromNodes, Level, OnDenied, Protocol, TlsProfile};
+pub use model::{AccessFormat, Addressing, Algorithm, Check, FromNodes, Level, OnDenied, Protocol, TlsProfile};
 
 /// Everything one generation of the process runs on.
 #[derive(Clone, Debug)]
@@ -103,6 +103,7 @@ pub struct CertificateFiles {
 #[derive(Clone, Debug)]
 pub struct Pool {
     pub name: String,
+    pub algorithm: Algorithm,
     pub fallback_on: StatusSet,
     pub from_nodes: FromNodes,
     /// `None` preserves the client's.

@@ -188,7 +188,11 @@ pub struct Certificate {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Pool {
-    /// How the first node of a request is chosen. Default `roundrobin`, by weight, smooth.
+    /// How the first node of a request is chosen, among nodes that are up and free and of which nothing better is
+    /// known: `roundrobin`, by weight in turn, or `hash`, by weight and path, so that a path is always asked of the
+    /// same node first (consistent hashing, Ketama). What is hashed is the request's path as it was received,
+    /// percent-encoding and all, without the query. The ring is made of the nodes' addresses as they are written
+    /// here. Default `roundrobin`.
     pub algorithm: Option<Field<Algorithm>>,
     /// Statuses on which GET and HEAD go on to the next target. 429 and 503 count as busy, other 5xx as
     /// errors, the rest as absent. A list replaces the default: 404, 429, 500, 502, 503, 504.
@@ -459,7 +463,7 @@ words!(
     TlsProfile { Modern = "modern", Recommended = "recommended", Legacy = "legacy" });
 words!(
     /// How the first node is chosen.
-    Algorithm { RoundRobin = "roundrobin" });
+    Algorithm { RoundRobin = "roundrobin", Hash = "hash" });
 words!(
     /// How nodes are checked.
     Check { None = "none", Connection = "connection", Http = "http" });

@@ -193,7 +193,6 @@ impl Resolver<'_> {
     fn pool(&mut self, name: &str, pool: &model::Pool) -> Pool {
         self.unique("node name", pool.nodes.iter().map(|node| &node.name));
         self.unique("node address", pool.nodes.iter().map(|node| &node.address));
-        self.value(pool.algorithm.as_ref(), model::Algorithm::RoundRobin);
         let mut fallback_on: Vec<u16> = match &pool.fallback_on {
             Some(statuses) => statuses.iter().filter_map(|status| self.parse(status)).map(|status| status.0).collect(),
             None => FALLBACK_ON.to_vec(),
@@ -209,6 +208,7 @@ impl Resolver<'_> {
         let host = pool.host.as_ref().map(|host| host.text().to_owned()).filter(|host| host != "preserve");
         Pool {
             name: name.to_owned(),
+            algorithm: self.value(pool.algorithm.as_ref(), model::Algorithm::RoundRobin),
             fallback_on: fallback_on.into_iter().collect(),
             from_nodes: self.value(pool.from_nodes.as_ref(), model::FromNodes::NoNodes),
             host,

@@ -2,6 +2,7 @@
 
 mod gate;
 mod node;
+mod ring;
 pub mod turns;
 
 use std::net::IpAddr;
@@ -11,19 +12,22 @@ use std::time::Duration;
 pub use gate::{Gate, Permit};
 pub use node::{Endpoint, Node};
 
-use crate::config;
+use crate::config::{self, Algorithm};
 use crate::health::{Change, Signal};
 use crate::hedge::Budget;
 use crate::hop::{TargetId, Visited};
 use crate::location::Mark;
 use crate::metrics::Metrics;
 use crate::via::Identity;
+use ring::Ring;
 
 /// Nodes that can serve the same files.
 pub struct Pool {
     pub config: config::Pool,
     pub nodes: Vec<Arc<Node>>,
     robin: Mutex<Robin>,
+    /// Only with `algorithm: hash`.
+    ring: Option<Ring>,
     /// The extra requests that hedging may make.
     pub hedges: Budget,
 }
@@ -42,16 +46,27 @@ impl Pool {
         let nodes: Vec<_> =
             config.nodes.iter().map(|node| Arc::new(Node::new(node, config, identity, metrics))).collect();
         let robin = Robin { totals: vec![0; nodes.len()], candidates: Vec::new() };
-        Pool { config: config.clone(), nodes, robin: Mutex::new(robin), hedges: Budget::new() }
+        let ring = match config.algorithm {
+            Algorithm::RoundRobin => None,
+            Algorithm::Hash => Some(Ring::new(config.nodes.iter().map(|node| (&node.address, node.weight)))),
+        };
+        Pool { config: config.clone(), nodes, robin: Mutex::new(robin), ring, hedges: Budget::new() }
     }
 
     pub fn name(&self) -> &str {
         &self.config.name
     }
 
-    /// The next node to ask: up and free before up and full before down; by weight among equals. `hint`
-    /// puts nodes that have the file before those that may, and these before those that lack it.
-    pub fn pick(&self, visited: &Visited, now: Duration, hint: impl Fn(TargetId) -> Mark) -> Option<&Arc<Node>> {
+    /// The next node to ask for `path`, a request target: up and free before up and full before down; among
+    /// equals by weight in turn, or as the path's hash has it. `hint` puts nodes that have the file before those
+    /// that may, and these before those that lack it.
+    pub fn pick(
+        &self,
+        visited: &Visited,
+        now: Duration,
+        path: &[u8],
+        hint: impl Fn(TargetId) -> Mark,
+    ) -> Option<&Arc<Node>> {
         let mut robin = self.robin.lock().unwrap_or_else(PoisonError::into_inner);
         let Robin { totals, candidates } = &mut *robin;
         candidates.clear();
@@ -67,6 +82,9 @@ impl Pool {
             if best == Some(rank) {
                 candidates.push(i);
             }
+        }
+        if let Some(ring) = &self.ring {
+            return self.nodes.get(ring.first(path, candidates)?);
         }
         let mut sum = 0;
         for i in candidates.iter().copied() {
@@ -129,8 +147,12 @@ mod tests {
     use crate::config::{Config, Surroundings};
 
     fn pool(nodes: &str) -> (Pool, Metrics) {
+        pool_by("roundrobin", nodes)
+    }
+
+    fn pool_by(algorithm: &str, nodes: &str) -> (Pool, Metrics) {
         let yaml = format!(
-            "listeners: [{{ name: w, address: \"127.0.0.1:0\", route: r }}]\npools:\n  p: {{ nodes: [{nodes}] }}\nroutes:\n  r: {{ chain: [p] }}\n"
+            "listeners: [{{ name: w, address: \"127.0.0.1:0\", route: r }}]\npools:\n  p: {{ algorithm: {algorithm}, nodes: [{nodes}] }}\nroutes:\n  r: {{ chain: [p] }}\n"
         );
         let surroundings = Surroundings { variable: &|_| None, read: &|_| Err(std::io::ErrorKind::NotFound.into()) };
         let config = Config::parse("test", &yaml, &surroundings).unwrap();
@@ -140,7 +162,7 @@ mod tests {
 
     fn picks(pool: &Pool, n: usize) -> String {
         (0..n)
-            .map(|_| pool.pick(&Visited::default(), Duration::ZERO, |_| Mark::Unknown).unwrap().name.clone())
+            .map(|_| pool.pick(&Visited::default(), Duration::ZERO, b"/x", |_| Mark::Unknown).unwrap().name.clone())
             .collect()
     }
 
@@ -169,7 +191,7 @@ mod tests {
         }
         let mut visited = Visited::default();
         let mut order = String::new();
-        while let Some(node) = pool.pick(&visited, Duration::ZERO, |_| Mark::Unknown) {
+        while let Some(node) = pool.pick(&visited, Duration::ZERO, b"/x", |_| Mark::Unknown) {
             order.push_str(&node.name);
             assert!(visited.insert(node.target));
         }
@@ -187,7 +209,7 @@ mod tests {
         };
         let order = |pool: &Pool| {
             let (mut visited, mut order) = (Visited::default(), String::new());
-            while let Some(node) = pool.pick(&visited, Duration::ZERO, c_has_a_lacks) {
+            while let Some(node) = pool.pick(&visited, Duration::ZERO, b"/x", c_has_a_lacks) {
                 order.push_str(&node.name);
                 assert!(visited.insert(node.target));
             }
@@ -198,6 +220,46 @@ mod tests {
             pool.observe(&pool.nodes[2], Signal::RequestFailed, Duration::ZERO, &metrics);
         }
         assert_eq!(order(&pool), "bac", "a node that is down is last whatever it has");
+    }
+
+    #[tokio::test]
+    async fn the_hash_orders_equals_by_path_and_nobody_else() {
+        const EVEN: &str =
+            "{ name: a, address: \"a:1\" }, { name: b, address: \"b:1\" }, { name: c, address: \"c:1\" }";
+        let (pool, metrics) = pool_by("hash", EVEN);
+        let walk = |path: &str, has: Option<&str>| {
+            let (mut visited, mut order) = (Visited::default(), String::new());
+            let is = |target: TargetId| pool.nodes.iter().any(|n| n.target == target && Some(n.name.as_str()) == has);
+            let hint = |target| if is(target) { Mark::Has } else { Mark::Unknown };
+            while let Some(node) = pool.pick(&visited, Duration::ZERO, path.as_bytes(), hint) {
+                order.push_str(&node.name);
+                assert!(visited.insert(node.target), "a visited node is never picked");
+            }
+            order
+        };
+        let paths: Vec<String> = (0..1000).map(|i| format!("/{i}.jpg")).collect();
+        let all_up: Vec<String> = paths.iter().map(|path| walk(path, None)).collect();
+        for order in ["abc", "acb", "bac", "bca", "cab", "cba"] {
+            assert!(all_up.iter().any(|other| other == order), "no path has the order {order}");
+        }
+        let moved = |order: &str, last: char| order.replace(last, "");
+        for (path, order) in paths.iter().zip(&all_up) {
+            assert_eq!(walk(path, None), *order, "the same each time");
+            assert_eq!(walk(path, Some("c")), format!("c{}", moved(order, 'c')), "who has the file is first");
+        }
+        for _ in 0..3 {
+            pool.observe(&pool.nodes[1], Signal::RequestFailed, Duration::ZERO, &metrics);
+        }
+        for (path, order) in paths.iter().zip(&all_up) {
+            assert_eq!(walk(path, None), format!("{}b", moved(order, 'b')), "the down are last");
+        }
+        let mut places = Vec::new();
+        while !pool.nodes[0].gate.is_full() {
+            places.push(pool.nodes[0].gate.enter().await);
+        }
+        for path in &paths {
+            assert_eq!(walk(path, None), "cab", "the full are after the free");
+        }
     }
 
     #[test]

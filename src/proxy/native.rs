@@ -69,7 +69,7 @@ impl Front {
             let mut picked = None;
             let step = native.search.next(late, |index, visited| {
                 let pool = snapshot.pools.get(index)?;
-                let node = pool.pick(visited, snapshot.now(), |_| Mark::Unknown)?;
+                let node = pool.pick(visited, snapshot.now(), &context.target, |_| Mark::Unknown)?;
                 picked = pool.nodes.iter().position(|other| other.target == node.target).map(|node| (index, node));
                 Some(node.target)
             });

@@ -12,6 +12,7 @@ mod config;
 mod demo;
 mod floors;
 mod harness;
+mod hash;
 mod hedge;
 mod hostile;
 mod junk;

@@ -75,6 +75,7 @@ pub struct Builder {
     address: Option<SocketAddr>,
     ip: Option<IpAddr>,
     files: Vec<(String, Vec<u8>)>,
+    http_lines: String,
     server_lines: String,
     miss_proxied_to: Option<(SocketAddr, HeaderMode)>,
     dropped: Vec<String>,
@@ -229,6 +230,13 @@ impl Builder {
         self
     }
 
+    /// Lines inside `http { }`: `"upstream nodes { server 127.0.0.1:81; }"`.
+    pub fn extra_http_lines(mut self, lines: &str) -> Builder {
+        self.http_lines.push_str(lines);
+        self.http_lines.push('\n');
+        self
+    }
+
     /// Lines inside `server { }`: `"location = /slow { limit_rate 10k; }"`.
     pub fn extra_server_lines(mut self, lines: &str) -> Builder {
         self.server_lines.push_str(lines);
@@ -292,7 +300,8 @@ impl Builder {
             let name = name.to_ascii_lowercase();
             write!(headers, r#","> {name}":"$http_{}""#, name.replace('-', "_")).unwrap();
         }
-        let (token, lines, misses) = (token(folder), &self.server_lines, self.misses());
+        let (token, misses) = (token(folder), self.misses());
+        let (http_lines, server_lines) = (&self.http_lines, &self.server_lines);
         format!(
             r#"
             {user}
@@ -315,12 +324,13 @@ impl Builder {
                 keepalive_timeout 600s;
                 large_client_header_buffers 8 32k;
                 server_tokens off;
+                {http_lines}
                 server {{
                     listen {address} backlog=4096;
                     root www;
                     location = {MARK} {{ access_log off; return 200 "{token}"; }}
                     {misses}
-                    {lines}
+                    {server_lines}
                 }}
             }}
             "#
