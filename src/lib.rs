@@ -16,6 +16,8 @@
 //! 9. Next: the refused body is drained on the side, its connection kept, and it is 6 again.
 //! 10. Serve: the body goes through piece by piece. [`access_log`] and [`metrics`] tell the [`trip`].
 //!
+//! A connection of a tcp listener has no requests: [`tcp`] joins it to one node.
+//!
 //! # Floors
 //!
 //! A module imports only from lower floors. `tests/it/floors.rs` holds this, with the few exceptions.
@@ -27,13 +29,13 @@
 //! | 2 config, and what knows no product | [`config`], [`disk`], [`flight`] |
 //! | 3 shared | [`metrics`], [`pool`], [`snapshot`] |
 //! | 4 origins | [`origin`] |
-//! | 5 adapters | [`chain`], [`probe`], [`keep`], [`access_log`], [`edge`], [`tls`], [`admin`] |
+//! | 5 adapters | [`chain`], [`probe`], [`keep`], [`access_log`], [`edge`], [`tls`], [`admin`], [`tcp`] |
 //! | 6 front | [`proxy`] |
 //! | 7 assembly | [`server`], [`cli`], `demo`, `main` |
 //!
 //! # Lexicon
 //!
-//! - **Listener**: an address on which clients are accepted. It has one route.
+//! - **Listener**: an address on which clients are accepted. It has one route; or, for tcp, one pool.
 //! - **Pool**, **Node**: servers that can serve the same files, none of which needs to hold them all; one of them.
 //! - **Plan**: the ordered chain of a route: pools and stores. A **Search** is one request's walk along it.
 //! - **Attempt**: one try at one target. **Outcome**: what came of it. **Verdict**: what follows.
@@ -75,6 +77,7 @@ pub mod s3;
 pub mod server;
 pub mod shape;
 pub mod snapshot;
+pub mod tcp;
 pub mod tls;
 pub mod trip;
 pub mod units;

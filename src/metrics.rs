@@ -82,6 +82,10 @@ pub struct Metrics {
     pub unfinished_heads: IntCounterVec,
     /// Client connections open.
     pub client_connections: IntGaugeVec,
+    /// TCP connections passed on, open on both sides.
+    pub tcp_connections: IntGaugeVec,
+    /// Bytes passed on by tcp listeners: `in` from clients, `out` to them.
+    pub tcp_bytes: IntCounterVec,
     /// Access log lines dropped because the log could not keep up.
     pub log_dropped: IntCounter,
     /// Times that changed certificates were read again, by result.
@@ -279,6 +283,18 @@ impl Metrics {
                 &["listener"],
             )?,
             client_connections: gauges(&registry, "client_connections", "Client connections open.", &["listener"])?,
+            tcp_connections: gauges(
+                &registry,
+                "tcp_connections",
+                "Connections of a tcp listener that are open to a client and a node.",
+                &["listener"],
+            )?,
+            tcp_bytes: counters(
+                &registry,
+                "tcp_bytes_total",
+                "Bytes passed on by a tcp listener: in, from clients; out, to clients.",
+                &["listener", "direction"],
+            )?,
             log_dropped: register(
                 &registry,
                 IntCounter::new(

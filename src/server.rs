@@ -17,22 +17,23 @@ use tokio::task::JoinSet;
 use crate::access_log::AccessLog;
 use crate::admin::Admin;
 use crate::chain::Chain;
-use crate::config::{Config, Listener, Protocol};
-use crate::edge::{Edge, Limits};
+use crate::config::{Config, Listener, Protocol, Serves};
+use crate::edge::{Edge, Http, Limits};
 use crate::keep;
 use crate::metrics::Metrics;
 use crate::probe;
 use crate::proxy::Front;
 use crate::snapshot::Snapshot;
+use crate::tcp::{Pipes, Tcp};
 use crate::tls::{self, Certificates};
 
 /// A process's worth of hopfall, bound and not yet serving.
 pub struct Server {
     chain: Arc<Chain>,
     access_log: Arc<AccessLog>,
-    listeners: Vec<(TcpListener, Arc<Edge<HttpProxy<Front>>>)>,
+    listeners: Vec<(TcpListener, Arc<Edge>)>,
     certificates: Vec<Arc<Certificates>>,
-    admin: Option<(TcpListener, Arc<Edge<HttpServer<Admin>>>)>,
+    admin: Option<(TcpListener, Arc<Edge>)>,
     stop: watch::Sender<bool>,
     shutdown_timeout: Duration,
 }
@@ -67,6 +68,7 @@ impl Server {
         let chain = Arc::new(Chain::new(snapshot.clone(), metrics.clone()));
 
         let (mut listeners, mut certificates) = (Vec::new(), Vec::new());
+        let pipes = Arc::new(Pipes::new());
         for listener in &snapshot.config.listeners {
             let socket = listen(listener.address).await.with_context(|| format!("listener `{}`", listener.name))?;
             let tls = match &listener.tls {
@@ -78,22 +80,34 @@ impl Server {
                 }
                 _ => None,
             };
-            let front = Front::new(chain.clone(), access_log.clone(), listener.clone());
+            let name = listener.name.as_str();
             let limits = Limits {
-                max_connections: listener.max_connections,
                 header_timeout: listener.header_timeout,
                 idle_timeout: listener.idle_timeout,
                 stall_timeout: listener.stall_timeout,
                 head_bytes: listener.head.head_bytes + HEAD_SLACK,
             };
-            listeners
-                .push((socket, Arc::new(Edge::new(&listener.name, proxy(front, listener), tls, limits, &metrics))));
+            let places = listener.max_connections;
+            let edge = match listener.serves {
+                Serves::Route(route) => {
+                    let (chain, access_log) = (chain.clone(), access_log.clone());
+                    let front = Front::new(chain, access_log, listener.clone(), route);
+                    let http = Http::new(name, proxy(front, listener), tls, limits, &metrics);
+                    Edge::new(name, http, places, &metrics)
+                }
+                Serves::Pool(pool) => {
+                    let tcp = Tcp::new(listener, pool, pipes.clone(), snapshot.clone(), metrics.clone());
+                    Edge::new(name, tcp, places, &metrics)
+                }
+            };
+            listeners.push((socket, Arc::new(edge)));
         }
         let admin = match snapshot.config.admin {
             Some(address) => {
                 let socket = listen(address).await.context("the admin listener")?;
                 let app = HttpServer::new_app(Admin { chain: chain.clone(), stopping });
-                Some((socket, Arc::new(Edge::new("admin", app, None, ADMIN_LIMITS, &metrics))))
+                let http = Http::new("admin", app, None, ADMIN_LIMITS, &metrics);
+                Some((socket, Arc::new(Edge::new("admin", http, ADMIN_CONNECTIONS, &metrics))))
             }
             None => None,
         };
@@ -200,8 +214,8 @@ const HEAD_SLACK: usize = 64 * 1024;
 /// Connections that the kernel holds for us before it refuses more.
 const BACKLOG: u32 = 4096;
 const MAX_ATTEMPTS: usize = 100_000;
+const ADMIN_CONNECTIONS: usize = 256;
 const ADMIN_LIMITS: Limits = Limits {
-    max_connections: 256,
     header_timeout: Duration::from_secs(10),
     idle_timeout: Duration::from_secs(60),
     stall_timeout: Duration::from_secs(30),

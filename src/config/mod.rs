@@ -69,8 +69,7 @@ pub struct Listener {
     pub name: String,
     pub address: SocketAddr,
     pub protocol: Protocol,
-    /// Index into `routes`.
-    pub route: usize,
+    pub serves: Serves,
     pub tls: Option<Tls>,
     pub redirect_to_https: Option<u16>,
     pub http2: bool,
@@ -82,6 +81,15 @@ pub struct Listener {
     pub requests_per_connection: u32,
     pub max_streams: u32,
     pub head: HeadLimits,
+}
+
+/// What a listener's clients are served from: a route on `http` and `https`, a pool on `tcp`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serves {
+    /// Index into `routes`.
+    Route(usize),
+    /// Index into `pools`.
+    Pool(usize),
 }
 
 #[derive(Clone, Debug)]

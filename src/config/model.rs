@@ -41,7 +41,8 @@ pub struct File {
     /// Stores to ask when no node has a file, by name.
     #[serde(default)]
     pub stores: BTreeMap<String, Store>,
-    /// Chains of pools and stores, by name. At least one.
+    /// Chains of pools and stores, by name. Each `http` or `https` listener needs one.
+    #[serde(default)]
     pub routes: BTreeMap<String, Route>,
 }
 
@@ -112,10 +113,14 @@ pub struct Listener {
     pub name: Field<String>,
     /// IP address and port, such as `0.0.0.0:80` or `[::]:443`.
     pub address: Field<String>,
-    /// `http` or `https`. Default `http`.
+    /// `http`, `https`, or `tcp`: bytes are passed both ways between a client and one node, and not looked at.
+    /// Default `http`.
     pub protocol: Option<Field<Protocol>>,
-    /// The route that its requests take.
-    pub route: Field<String>,
+    /// The route that the requests of an `http` or `https` listener take.
+    pub route: Option<Field<String>>,
+    /// The pool that the connections of a `tcp` listener go to. A connection takes one place under the node's
+    /// `max_in_flight`.
+    pub pool: Option<Field<String>>,
     /// The certificates of an `https` listener.
     pub tls: Option<Tls>,
     /// Port of the https listener to which every request is sent (308). For `http` listeners. Default: requests are
@@ -131,7 +136,8 @@ pub struct Listener {
     /// Longest time for a client to send a whole request head, and for the TLS handshake. Default 10s,
     /// at most 60s.
     pub header_timeout: Option<Field<Duration>>,
-    /// Longest time that a connection may stay idle between requests. Default 60s.
+    /// Longest time that a connection may stay idle between requests. Default 60s. On a `tcp` listener: without a
+    /// byte either way, after which both sides are reset. Default there 10m.
     pub idle_timeout: Option<Field<Duration>>,
     /// Longest time that a client may stall while it is sent an answer or while it sends a body.
     /// Default 30s.
@@ -457,7 +463,7 @@ macro_rules! words {
 
 words!(
     /// What a listener speaks.
-    Protocol { Http = "http", Https = "https" });
+    Protocol { Http = "http", Https = "https", Tcp = "tcp" });
 words!(
     /// Which versions of TLS are spoken.
     TlsProfile { Modern = "modern", Recommended = "recommended", Legacy = "legacy" });

@@ -13,7 +13,7 @@ use super::load::{Problem, nearest};
 use super::model::{self, Addressing, Field, File, SecretRef};
 use super::{
     Bounds, CertificateFiles, Config, Disk, Health, Identity, Listener, Location, Node, Pool, Protocol, Route, Secret,
-    Store, Surroundings, Tls,
+    Serves, Store, Surroundings, Tls,
 };
 use crate::disk;
 use crate::fallback::{Plan, Stage};
@@ -52,8 +52,7 @@ impl Resolver<'_> {
         }
         let routes: Vec<Route> =
             file.routes.iter().map(|(name, route)| self.route(name, route, &pools, &stores)).collect();
-        let names: Vec<&str> = file.routes.keys().map(String::as_str).collect();
-        let listeners: Vec<Listener> = file.listeners.iter().map(|listener| self.listener(listener, &names)).collect();
+        let listeners: Vec<Listener> = file.listeners.iter().map(|listener| self.listener(listener, file)).collect();
         self.unique("listener name", file.listeners.iter().map(|listener| &listener.name));
         self.unique("listener address", file.listeners.iter().map(|listener| &listener.address));
         let disks = file.stores.values().filter_map(|store| store.disk.as_ref());
@@ -109,7 +108,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn listener(&mut self, listener: &model::Listener, routes: &[&str]) -> Listener {
+    fn listener(&mut self, listener: &model::Listener, file: &File) -> Listener {
         let protocol = self.value(listener.protocol.as_ref(), Protocol::Http);
         match (protocol, &listener.tls) {
             (Protocol::Https, None) => {
@@ -123,10 +122,24 @@ impl Resolver<'_> {
                 let at = tls.certificate.as_ref().or(tls.folder.as_ref()).unwrap_or(&listener.name);
                 self.bad(at, "a certificate on an http listener", "set protocol: https, or remove `tls`");
             }
+            (Protocol::Tcp, Some(tls)) => {
+                let fix = "remove `tls`: a tcp listener passes TLS on to its nodes as it is";
+                let at = tls.certificate.as_ref().or(tls.folder.as_ref()).unwrap_or(&listener.name);
+                self.bad(at, "a certificate on a tcp listener", fix);
+            }
             _ => {}
         }
         if let (Protocol::Https, Some(port)) = (protocol, &listener.redirect_to_https) {
             self.bad(port, "an https listener that sends requests to https", "set it on an http listener");
+        }
+        if protocol == Protocol::Tcp {
+            for (key, place) in keys_of_http(listener) {
+                self.problems.push(Problem::at(
+                    place,
+                    format!("`{key}` is not for a tcp listener, which reads no requests"),
+                    "remove it, or set protocol: http",
+                ));
+            }
         }
         let header_timeout = self.time(listener.header_timeout.as_ref(), secs(10));
         if let Some(field) = &listener.header_timeout
@@ -144,7 +157,7 @@ impl Resolver<'_> {
             name: listener.name.text().to_owned(),
             address: self.address(&listener.address),
             protocol,
-            route: self.reference("route", &listener.route, routes),
+            serves: self.serves(protocol, listener, file),
             tls: listener.tls.as_ref().map(|tls| self.tls(&listener.name, tls)),
             redirect_to_https: listener
                 .redirect_to_https
@@ -154,7 +167,8 @@ impl Resolver<'_> {
             trusted: listener.trusted.iter().flatten().filter_map(|network| self.parse(network)).collect(),
             max_connections: self.count(listener.max_connections.as_ref(), 10_000, 1, 1_000_000),
             header_timeout,
-            idle_timeout: self.time(listener.idle_timeout.as_ref(), secs(60)),
+            idle_timeout: self
+                .time(listener.idle_timeout.as_ref(), if protocol == Protocol::Tcp { secs(600) } else { secs(60) }),
             stall_timeout: self.time(listener.stall_timeout.as_ref(), secs(30)),
             requests_per_connection: self.value(listener.requests_per_connection.as_ref(), 10_000).max(1),
             max_streams: self.value(listener.max_streams.as_ref(), 100).max(1),
@@ -188,6 +202,34 @@ impl Resolver<'_> {
             profile: self.value(tls.profile.as_ref(), model::TlsProfile::Recommended),
             hsts: tls.hsts.as_ref().map(|hsts| self.value(Some(hsts), Duration::ZERO).min(MOST_AGE)),
         }
+    }
+
+    /// A pool for tcp, a route for the rest; the other key must not be there.
+    fn serves(&mut self, protocol: Protocol, listener: &model::Listener, file: &File) -> Serves {
+        let name = &listener.name;
+        match (protocol, &listener.route, &listener.pool) {
+            (Protocol::Tcp, None, Some(pool)) => {
+                let pools: Vec<&str> = file.pools.keys().map(String::as_str).collect();
+                return Serves::Pool(self.reference("pool", pool, &pools));
+            }
+            (Protocol::Http | Protocol::Https, Some(route), None) => {
+                let routes: Vec<&str> = file.routes.keys().map(String::as_str).collect();
+                return Serves::Route(self.reference("route", route, &routes));
+            }
+            (Protocol::Tcp, None, None) => self.bad(name, "a tcp listener without a pool", "add pool: NAME"),
+            (Protocol::Tcp, Some(route), _) => {
+                let fix = "name a pool instead, pool: NAME; or set protocol: http";
+                self.bad(route, "a route on a tcp listener, which has no requests to route", fix);
+            }
+            (_, None, None) => {
+                self.bad(name, "a listener without a route", "add route: NAME; or protocol: tcp and pool: NAME");
+            }
+            (_, _, Some(pool)) => {
+                let fix = "name a route whose chain has it, route: NAME; or set protocol: tcp";
+                self.bad(pool, "a pool on a listener that is not tcp", fix);
+            }
+        }
+        Serves::Route(0)
     }
 
     fn pool(&mut self, name: &str, pool: &model::Pool) -> Pool {
@@ -661,6 +703,25 @@ impl Resolver<'_> {
     fn bad<T: Scalar>(&mut self, field: &Field<T>, what: &str, fix: &str) {
         self.problems.push(Problem::at(field.at(), format!("`{}`: {what}", field.text()), fix));
     }
+}
+
+/// The keys of a listener that mean something for HTTP alone, where they are given.
+fn keys_of_http(listener: &model::Listener) -> impl Iterator<Item = (&'static str, Place)> {
+    let trusted = listener.trusted.as_ref().and_then(|networks| networks.first());
+    [
+        ("http2", listener.http2.as_ref().map(Field::at)),
+        ("redirect_to_https", listener.redirect_to_https.as_ref().map(Field::at)),
+        ("trusted", trusted.map(Field::at)),
+        ("stall_timeout", listener.stall_timeout.as_ref().map(Field::at)),
+        ("requests_per_connection", listener.requests_per_connection.as_ref().map(Field::at)),
+        ("max_streams", listener.max_streams.as_ref().map(Field::at)),
+        ("header_bytes", listener.header_bytes.as_ref().map(Field::at)),
+        ("header_count", listener.header_count.as_ref().map(Field::at)),
+        ("target_bytes", listener.target_bytes.as_ref().map(Field::at)),
+        ("body_bytes", listener.body_bytes.as_ref().map(Field::at)),
+    ]
+    .into_iter()
+    .filter_map(|(key, place)| Some((key, place?)))
 }
 
 /// What a disk needs for its folders, and for files of some use.

@@ -1,34 +1,32 @@
-//! The edge: accepting connections, and the bounds that each one lives under.
+//! The edge: accepting connections, and the bounds that each one lives under. What is done with one is a [`Carry`]'s.
 //!
 //! Pingora's own listeners have no limit on connections, no deadline for a whole request head, none for an
 //! idle connection after its first request, and buffers of 64 KiB on every idle one. So hopfall accepts by
 //! itself and hands Pingora a [`Connection`], which carries the bounds in its reads and writes.
 
 mod connection;
+mod http;
 mod socket;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use log::{debug, warn};
-use pingora::apps::ServerApp;
-use pingora::listeners::tls::Acceptor;
-use pingora::protocols::{ALPN, Ssl, Stream};
 use pingora::server::ShutdownWatch;
-use prometheus::{IntCounter, IntGauge};
+use prometheus::IntGauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use connection::{Connection, Phase};
-use socket::{Socket, Wire};
+pub use http::Http;
 
 use crate::metrics::Metrics;
 
-/// The bounds of a listener's connections.
+/// The bounds of an HTTP listener's connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    pub max_connections: usize,
     /// For a whole request head, and for the TLS handshake.
     pub header_timeout: Duration,
     /// Between requests.
@@ -39,28 +37,41 @@ pub struct Limits {
     pub head_bytes: usize,
 }
 
+/// A connection that has just been accepted.
+pub struct Accepted {
+    pub tcp: TcpStream,
+    /// The client.
+    pub peer: SocketAddr,
+}
+
+/// What is done with the connections of one listener.
+#[async_trait]
+pub trait Carry: Send + Sync + 'static {
+    /// Serves one connection to its end.
+    async fn carry(&self, accepted: Accepted, shutdown: &ShutdownWatch);
+
+    /// Called once no more connections are accepted: those that only wait must end.
+    async fn cleanup(&self) {}
+}
+
 /// An accept loop and the connections that came through it.
-pub struct Edge<A> {
+pub struct Edge {
     /// The listener's name, for the log.
     pub name: String,
-    app: Arc<A>,
-    tls: Option<Acceptor>,
-    limits: Limits,
+    carrier: Box<dyn Carry>,
     open: IntGauge,
-    unfinished: IntCounter,
+    max_connections: usize,
     places: Arc<Semaphore>,
 }
 
-impl<A: ServerApp + Send + Sync + 'static> Edge<A> {
-    pub fn new(name: &str, app: A, tls: Option<Acceptor>, limits: Limits, metrics: &Metrics) -> Self {
+impl Edge {
+    pub fn new(name: &str, carrier: impl Carry, max_connections: usize, metrics: &Metrics) -> Self {
         Edge {
             name: name.to_owned(),
-            app: Arc::new(app),
-            tls,
-            limits,
+            carrier: Box::new(carrier),
             open: metrics.client_connections.with_label_values(&[name]),
-            unfinished: metrics.unfinished_heads.with_label_values(&[name]),
-            places: Arc::new(Semaphore::new(limits.max_connections)),
+            max_connections,
+            places: Arc::new(Semaphore::new(max_connections)),
         }
     }
 
@@ -81,8 +92,8 @@ impl<A: ServerApp + Send + Sync + 'static> Edge<A> {
                 _ = &mut stopping => break,
             };
             match accepted {
-                Ok((socket, peer)) => {
-                    tokio::spawn(self.clone().carry(socket, peer, place, shutdown.clone()));
+                Ok((tcp, peer)) => {
+                    tokio::spawn(self.clone().carry(tcp, peer, place, shutdown.clone()));
                 }
                 Err(error) => {
                     warn!("accept failed: {error}");
@@ -91,51 +102,36 @@ impl<A: ServerApp + Send + Sync + 'static> Edge<A> {
                 }
             }
         }
-        self.app.cleanup().await;
+        self.carrier.cleanup().await;
     }
 
     /// Waits until the last connection has ended.
     pub async fn drained(&self) {
-        let all = u32::try_from(self.limits.max_connections).unwrap_or(u32::MAX);
+        let all = u32::try_from(self.max_connections).unwrap_or(u32::MAX);
         let _ = self.places.acquire_many(all).await;
     }
 
     async fn carry(
         self: Arc<Self>,
-        socket: TcpStream,
+        tcp: TcpStream,
         peer: SocketAddr,
         _place: OwnedSemaphorePermit,
         shutdown: ShutdownWatch,
     ) {
         let _open = Open::count(&self.open);
-        if let Err(error) = socket.set_nodelay(true) {
-            debug!("{peer}: TCP_NODELAY: {error}");
-        }
-        // Else the kernel takes megabytes for a slow client, and its socket looks stalled while it reads on.
-        if let Err(error) = socket2::SockRef::from(&socket).set_tcp_notsent_lowat(NOT_SENT) {
-            debug!("{peer}: TCP_NOTSENT_LOWAT: {error}");
-        }
-        let socket = Socket::new(socket, peer);
-        let aborted = socket.aborted.clone();
-        let (wire, alpn) = match &self.tls {
-            None => (Wire::Plain(socket), None),
-            Some(acceptor) => {
-                match tokio::time::timeout(self.limits.header_timeout, acceptor.tls_handshake(socket)).await {
-                    Ok(Ok(tls)) => {
-                        let alpn = tls.selected_alpn_proto();
-                        (Wire::Tls(Box::new(tls)), alpn)
-                    }
-                    Ok(Err(error)) => return debug!("{peer}: TLS handshake: {error}"),
-                    Err(_) => return debug!("{peer}: TLS handshake took too long"),
-                }
-            }
-        };
-        let phase = if alpn == Some(ALPN::H2) { Phase::Multiplexed } else { Phase::First };
-        let stream: Stream = Box::new(Connection::new(wire, aborted, self.limits, phase, self.unfinished.clone()));
-        let mut next = self.app.process_new(stream, &shutdown).await;
-        while let Some(stream) = next {
-            next = self.app.process_new(stream, &shutdown).await;
-        }
+        tune(&tcp, peer);
+        self.carrier.carry(Accepted { tcp, peer }, &shutdown).await;
+    }
+}
+
+/// Sets what every proxied connection wants: no waiting for more to send, and no more in the kernel than a client takes.
+pub fn tune(tcp: &TcpStream, peer: SocketAddr) {
+    if let Err(error) = tcp.set_nodelay(true) {
+        debug!("{peer}: TCP_NODELAY: {error}");
+    }
+    // Else the kernel takes megabytes for a slow client, and its socket looks stalled while it reads on.
+    if let Err(error) = socket2::SockRef::from(tcp).set_tcp_notsent_lowat(NOT_SENT) {
+        debug!("{peer}: TCP_NOTSENT_LOWAT: {error}");
     }
 }
 
@@ -143,10 +139,10 @@ impl<A: ServerApp + Send + Sync + 'static> Edge<A> {
 const NOT_SENT: u32 = 128 * 1024;
 
 /// Counts a connection while it lives.
-struct Open(IntGauge);
+pub struct Open(IntGauge);
 
 impl Open {
-    fn count(gauge: &IntGauge) -> Self {
+    pub fn count(gauge: &IntGauge) -> Self {
         gauge.inc();
         Open(gauge.clone())
     }

@@ -41,6 +41,8 @@ pub struct Front {
     pub chain: Arc<Chain>,
     pub access_log: Arc<AccessLog>,
     pub listener: Listener,
+    /// Index into the config's routes.
+    route: usize,
     /// The value of `Strict-Transport-Security`, if it is to be said.
     hsts: Option<HeaderValue>,
 }
@@ -59,14 +61,15 @@ pub struct Context {
 }
 
 impl Front {
-    pub fn new(chain: Arc<Chain>, access_log: Arc<AccessLog>, listener: Listener) -> Self {
+    /// The front of `listener`, whose requests take the config's route of this index.
+    pub fn new(chain: Arc<Chain>, access_log: Arc<AccessLog>, listener: Listener, route: usize) -> Self {
         let hsts = listener.tls.as_ref().and_then(|tls| tls.hsts).map(|hsts| format!("max-age={}", hsts.as_secs()));
         let hsts = hsts.and_then(|hsts| HeaderValue::from_str(&hsts).ok());
-        Front { chain, access_log, listener, hsts }
+        Front { chain, access_log, listener, route, hsts }
     }
 
     fn route(&self) -> &Route {
-        &self.chain.snapshot.config.routes[self.listener.route]
+        &self.chain.snapshot.config.routes[self.route]
     }
 
     fn caller(&self, session: &ServerSession, context: &Context) -> Caller<'_> {

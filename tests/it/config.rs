@@ -54,7 +54,7 @@ fn bad_configs_are_refused_with_every_mistake_and_its_fix() {
 #[test]
 fn the_examples_are_good_configs() {
     let examples = files("conf", "yaml");
-    assert!(examples.len() >= 3);
+    assert!(examples.len() >= 4);
     for (name, text) in examples {
         // An example that takes its keys from the environment gets them by name here.
         let text = text.replace("credentials: env", "credentials: { access_key: \"${AK}\", secret_key: \"${AK}\" }");
@@ -76,6 +76,7 @@ listeners:
     protocol: https
     route: images
     tls: { certificate: /etc/hopfall/cert.pem, key: /etc/hopfall/key.pem }
+  - { name: raw, address: "0.0.0.0:8081", protocol: tcp, pool: images }
 pools:
   images:
     health: { host: images.example.com }

@@ -25,7 +25,7 @@ const FLOORS: &[(u32, &[&str])] = &[
     (2, &["config", "disk", "flight"]),
     (3, &["metrics", "pool", "snapshot"]),
     (4, &["origin"]),
-    (5, &["chain", "probe", "keep", "access_log", "edge", "tls", "admin"]),
+    (5, &["chain", "probe", "keep", "access_log", "edge", "tls", "admin", "tcp"]),
     (6, &["proxy"]),
     (7, &["server", "cli", "demo", "main", "lib"]),
 ];
@@ -40,6 +40,7 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("keep", "chain"),            // saves the chain's own map
     ("probe", "keep"),            // at its interval
     ("admin", "edge"),            // tells the connection when a request begins and ends
+    ("tcp", "edge"),              // is handed the connections that it accepts
     ("trip", "fallback"),         // a trip is a list of outcomes
     ("s3", "fallback"),           // an S3 answer is an outcome
     ("freshness", "conditional"), // lists with quotes are taken apart in one place

@@ -23,4 +23,5 @@ mod s3;
 mod seeing;
 mod simulation;
 mod store;
+mod tcp;
 mod tls;

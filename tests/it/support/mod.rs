@@ -17,6 +17,7 @@ pub mod nginx;
 pub mod origin;
 pub mod ports;
 pub mod process;
+pub mod raw;
 pub mod reply;
 pub mod request;
 pub mod seaweed;

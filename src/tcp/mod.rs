@@ -1,0 +1,151 @@
+//! Layer 4: each client of a tcp listener is joined to one node of its pool, and bytes are passed on unread.
+//!
+//! - A node that cannot be connected to costs the client nothing but time: the next one not yet visited is tried. Once
+//!   joined, a client stays with its node: what was sent is not sent again.
+//! - A place under the node's cap is held for as long as the connection.
+//! - Both sides end as one: a FIN is passed on as a FIN, and everything else (a reset, a failed write, the idle timeout,
+//!   no node, the end of this process) as a reset. So a part never looks like the whole.
+//!
+//! Only connecting counts for health: what is said afterwards is not ours to judge.
+
+mod pipe;
+mod relay;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use log::debug;
+use pingora::server::ShutdownWatch;
+use prometheus::{IntCounter, IntGauge};
+use rustix::io::Errno;
+use tokio::net::TcpStream;
+
+pub use pipe::Pipes;
+use relay::{Relay, Side};
+
+use crate::config::Listener;
+use crate::edge::{self, Accepted, Carry, Open};
+use crate::fallback::{Busy, Failure, Outcome};
+use crate::health::Signal;
+use crate::hop::Visited;
+use crate::location::Mark;
+use crate::metrics::Metrics;
+use crate::pool::{Node, Permit};
+use crate::snapshot::Snapshot;
+
+/// One tcp listener's way to its pool.
+pub struct Tcp {
+    listener: String,
+    /// Index into the snapshot's pools.
+    pool: usize,
+    idle_timeout: Duration,
+    pipes: Arc<Pipes>,
+    snapshot: Arc<Snapshot>,
+    metrics: Arc<Metrics>,
+    open: IntGauge,
+    received: IntCounter,
+    sent: IntCounter,
+}
+
+impl Tcp {
+    /// `pool` is an index into the snapshot's pools.
+    pub fn new(
+        listener: &Listener,
+        pool: usize,
+        pipes: Arc<Pipes>,
+        snapshot: Arc<Snapshot>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let name = listener.name.as_str();
+        Tcp {
+            listener: name.to_owned(),
+            pool,
+            idle_timeout: listener.idle_timeout,
+            pipes,
+            open: metrics.tcp_connections.with_label_values(&[name]),
+            received: metrics.tcp_bytes.with_label_values(&[name, "in"]),
+            sent: metrics.tcp_bytes.with_label_values(&[name, "out"]),
+            snapshot,
+            metrics,
+        }
+    }
+
+    /// A connection to the first node that takes one, with the place it holds there.
+    async fn join(&self) -> Option<(&Node, Side, Permit)> {
+        let pool = self.snapshot.pools.get(self.pool)?;
+        let mut visited = Visited::default();
+        while let Some(node) = pool.pick(&visited, self.snapshot.now(), b"", |_| Mark::Unknown) {
+            // Never twice, whatever `pick` says.
+            if !visited.insert(node.target) {
+                return None;
+            }
+            let Some(place) = node.gate.enter().await else {
+                node.metrics.attempted(Outcome::Busy(Busy::Full).as_str());
+                continue;
+            };
+            match connect(node, pool.config.bounds.connect_timeout).await {
+                Ok(tcp) => {
+                    node.metrics.connects.inc();
+                    node.metrics.attempted("found");
+                    pool.observe(node, Signal::RequestPassed, self.snapshot.now(), &self.metrics);
+                    return Some((node, Side::new(tcp), place));
+                }
+                Err(outcome) => {
+                    debug!("{}: node {}: {:?}", self.listener, node.name, outcome);
+                    node.metrics.attempted(outcome.as_str());
+                    if outcome.harms_health() {
+                        pool.observe(node, Signal::RequestFailed, self.snapshot.now(), &self.metrics);
+                    }
+                }
+            }
+        }
+        None
+    }
+}
+
+#[async_trait]
+impl Carry for Tcp {
+    async fn carry(&self, accepted: Accepted, _shutdown: &ShutdownWatch) {
+        let peer = accepted.peer;
+        let mut client = Side::new(accepted.tcp);
+        let Some((node, mut upstream, _place)) = self.join().await else {
+            return debug!("{}: {peer}: no node takes a connection", self.listener);
+        };
+        let open = Open::count(&self.open);
+        let relay = Relay::new(&self.pipes, self.idle_timeout, &self.received, &self.sent);
+        let result = relay.run(&mut client, &mut upstream).await;
+        drop(open);
+        let (listener, name) = (&self.listener, &node.name);
+        let (received, sent, took) = relay.told();
+        match result {
+            Ok(()) => debug!("{listener}: {peer} and {name}: {received} bytes in, {sent} out, {took:?}"),
+            Err(error) => debug!("{listener}: {peer} and {name}: {received} bytes in, {sent} out, {took:?}: {error}"),
+        }
+    }
+}
+
+/// # Errors
+/// `Busy` when this process is at its end, and not the node; else `Down`.
+async fn connect(node: &Node, wait: Duration) -> Result<TcpStream, Outcome> {
+    let Some(address) = node.endpoint.address() else { return Err(Outcome::Down(Failure::DnsError)) };
+    match tokio::time::timeout(wait, TcpStream::connect(address)).await {
+        Ok(Ok(tcp)) => {
+            edge::tune(&tcp, address);
+            Ok(tcp)
+        }
+        Ok(Err(error)) if is_ours(&error) => Err(Outcome::Busy(Busy::Full)),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            Err(Outcome::Down(Failure::ConnectionRefused))
+        }
+        Ok(Err(_)) => Err(Outcome::Down(Failure::DestinationUnavailable)),
+        Err(_) => Err(Outcome::Down(Failure::ConnectionTimeout)),
+    }
+}
+
+/// Whether this process, and not the node, is at its end: no more files, ports or memory.
+fn is_ours(error: &io::Error) -> bool {
+    let ours = [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|error| ours.contains(&error))
+}
