@@ -5,7 +5,8 @@
 //!
 //! # A request's path
 //!
-//! 1. [`edge`] accepts a connection and wraps it, so that its reads and writes carry their bounds.
+//! 1. [`edge`] accepts a connection, learns the client from a trusted proxy's [`proxy_protocol`] header, and wraps it,
+//!    so that its reads and writes carry their bounds.
 //! 2. Pingora parses the request and calls [`proxy`].
 //! 3. [`shape`] and [`framing`] refuse what is malformed or too large; [`via`] answers what has been here before: 404.
 //! 4. GET and HEAD go to [`chain`]; all else takes Pingora's native path to one node.
@@ -25,7 +26,7 @@
 //! | floor | modules |
 //! |---|---|
 //! | 0 words | [`units`], [`hop`] |
-//! | 1 decisions, pure | [`absence`], [`conditional`], [`fallback`], [`framing`], [`freshness`], [`health`], [`headers`], [`hedge`], [`location`], [`s3`], [`shape`], [`trip`], [`via`] |
+//! | 1 decisions, pure | [`absence`], [`conditional`], [`fallback`], [`framing`], [`freshness`], [`health`], [`headers`], [`hedge`], [`location`], [`proxy_protocol`], [`s3`], [`shape`], [`trip`], [`via`] |
 //! | 2 config, and what knows no product | [`config`], [`disk`], [`flight`] |
 //! | 3 shared | [`metrics`], [`pool`], [`snapshot`] |
 //! | 4 origins | [`origin`] |
@@ -73,6 +74,7 @@ pub mod origin;
 pub mod pool;
 pub mod probe;
 pub mod proxy;
+pub mod proxy_protocol;
 pub mod s3;
 pub mod server;
 pub mod shape;

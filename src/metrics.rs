@@ -82,6 +82,8 @@ pub struct Metrics {
     pub unfinished_heads: IntCounterVec,
     /// Client connections open.
     pub client_connections: IntGaugeVec,
+    /// Connections of trusted proxies that were closed for want of a PROXY header.
+    pub proxy_headers_refused: IntCounterVec,
     /// TCP connections passed on, open on both sides.
     pub tcp_connections: IntGaugeVec,
     /// Bytes passed on by tcp listeners: `in` from clients, `out` to them.
@@ -283,6 +285,12 @@ impl Metrics {
                 &["listener"],
             )?,
             client_connections: gauges(&registry, "client_connections", "Client connections open.", &["listener"])?,
+            proxy_headers_refused: counters(
+                &registry,
+                "proxy_headers_refused_total",
+                "Connections of trusted proxies that were closed for want of a PROXY header: missing, malformed or late.",
+                &["listener"],
+            )?,
             tcp_connections: gauges(
                 &registry,
                 "tcp_connections",

@@ -100,6 +100,7 @@ impl Server {
                     Edge::new(name, tcp, places, &metrics)
                 }
             };
+            let edge = edge.behind(listener.proxies.clone(), listener.header_timeout);
             listeners.push((socket, Arc::new(edge)));
         }
         let admin = match snapshot.config.admin {

@@ -74,6 +74,8 @@ pub struct Listener {
     pub redirect_to_https: Option<u16>,
     pub http2: bool,
     pub trusted: Vec<Network>,
+    /// Whose connections must begin with a PROXY header.
+    pub proxies: Vec<Network>,
     pub max_connections: usize,
     pub header_timeout: Duration,
     pub idle_timeout: Duration,

@@ -131,10 +131,15 @@ pub struct Listener {
     /// Networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed, and who are told
     /// node names in `Server-Timing` and `Proxy-Status`. Default: none.
     pub trusted: Option<Vec<Field<Network>>>,
+    /// Networks of proxies whose connections must begin with a PROXY header, version 1 or 2
+    /// (<https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt>). The client that it names then counts as the one
+    /// who connected. One from these networks without a header, complete within `header_timeout`, is closed; those from
+    /// elsewhere are served as they are. Default: none.
+    pub proxy_protocol: Option<Vec<Field<Network>>>,
     /// Most connections at a time; further ones wait in the kernel's queue. Default 10000.
     pub max_connections: Option<Field<u32>>,
-    /// Longest time for a client to send a whole request head, and for the TLS handshake. Default 10s,
-    /// at most 60s.
+    /// Longest time for a client to send a whole request head, for the TLS handshake, and for a PROXY header. Default
+    /// 10s, at most 60s.
     pub header_timeout: Option<Field<Duration>>,
     /// Longest time that a connection may stay idle between requests. Default 60s. On a `tcp` listener: without a
     /// byte either way, after which both sides are reset. Default there 10m.

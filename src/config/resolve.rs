@@ -165,6 +165,7 @@ impl Resolver<'_> {
                 .and_then(|port| u16::try_from(self.count(Some(port), 443, 1, 65535)).ok()),
             http2: self.value(listener.http2.as_ref(), true),
             trusted: listener.trusted.iter().flatten().filter_map(|network| self.parse(network)).collect(),
+            proxies: listener.proxy_protocol.iter().flatten().filter_map(|network| self.parse(network)).collect(),
             max_connections: self.count(listener.max_connections.as_ref(), 10_000, 1, 1_000_000),
             header_timeout,
             idle_timeout: self

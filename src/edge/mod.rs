@@ -6,6 +6,7 @@
 
 mod connection;
 mod http;
+mod proxied;
 mod socket;
 
 use std::net::SocketAddr;
@@ -15,7 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use log::{debug, warn};
 use pingora::server::ShutdownWatch;
-use prometheus::IntGauge;
+use prometheus::{IntCounter, IntGauge};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -23,6 +24,8 @@ pub use connection::{Connection, Phase};
 pub use http::Http;
 
 use crate::metrics::Metrics;
+use crate::units::Network;
+use proxied::{Refused, read_header};
 
 /// The bounds of an HTTP listener's connections.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +43,7 @@ pub struct Limits {
 /// A connection that has just been accepted.
 pub struct Accepted {
     pub tcp: TcpStream,
-    /// The client.
+    /// The client: the other end, or whom a trusted proxy speaks for.
     pub peer: SocketAddr,
 }
 
@@ -59,7 +62,11 @@ pub struct Edge {
     /// The listener's name, for the log.
     pub name: String,
     carrier: Box<dyn Carry>,
+    /// Whose connections must begin with a PROXY header, and how soon.
+    proxies: Vec<Network>,
+    header_timeout: Duration,
     open: IntGauge,
+    refused: IntCounter,
     max_connections: usize,
     places: Arc<Semaphore>,
 }
@@ -69,10 +76,20 @@ impl Edge {
         Edge {
             name: name.to_owned(),
             carrier: Box::new(carrier),
+            proxies: Vec::new(),
+            header_timeout: Duration::ZERO,
+            refused: metrics.proxy_headers_refused.with_label_values(&[name]),
             open: metrics.client_connections.with_label_values(&[name]),
             max_connections,
             places: Arc::new(Semaphore::new(max_connections)),
         }
+    }
+
+    /// Has connections from these networks begin with a PROXY header, complete within `header_timeout`.
+    pub fn behind(mut self, proxies: Vec<Network>, header_timeout: Duration) -> Self {
+        self.proxies = proxies;
+        self.header_timeout = header_timeout;
+        self
     }
 
     /// Accepts until `shutdown` turns true. Connections under way go on.
@@ -113,14 +130,30 @@ impl Edge {
 
     async fn carry(
         self: Arc<Self>,
-        tcp: TcpStream,
+        mut tcp: TcpStream,
         peer: SocketAddr,
         _place: OwnedSemaphorePermit,
         shutdown: ShutdownWatch,
     ) {
         let _open = Open::count(&self.open);
         tune(&tcp, peer);
+        let Some(peer) = self.client(&mut tcp, peer).await else { return };
         self.carrier.carry(Accepted { tcp, peer }, &shutdown).await;
+    }
+
+    /// The client at the other end, or the one that a trusted proxy there speaks for. `None`: it must be closed.
+    async fn client(&self, tcp: &mut TcpStream, peer: SocketAddr) -> Option<SocketAddr> {
+        if !self.proxies.iter().any(|network| network.contains(peer.ip())) {
+            return Some(peer);
+        }
+        match tokio::time::timeout(self.header_timeout, read_header(tcp)).await {
+            Ok(Ok(client)) => return Some(client.unwrap_or(peer)),
+            Ok(Err(Refused::Unused)) => return None,
+            Ok(Err(error)) => debug!("{}: {peer}: {error}", self.name),
+            Err(_) => debug!("{}: {peer}: the PROXY header took too long", self.name),
+        }
+        self.refused.inc();
+        None
     }
 }
 

@@ -16,6 +16,7 @@ const FLOORS: &[(u32, &[&str])] = &[
             "health",
             "hedge",
             "location",
+            "proxy_protocol",
             "s3",
             "shape",
             "trip",

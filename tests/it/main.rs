@@ -19,6 +19,7 @@ mod junk;
 mod location;
 mod loops;
 mod native;
+mod proxy_protocol;
 mod s3;
 mod seeing;
 mod simulation;

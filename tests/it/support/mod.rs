@@ -11,6 +11,7 @@ pub mod certificate;
 pub mod client;
 pub mod curl;
 pub mod fleet;
+pub mod haproxy;
 pub mod hopfall;
 pub mod metrics;
 pub mod nginx;

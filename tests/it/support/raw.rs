@@ -1,7 +1,7 @@
 //! Bare TCP: a server that accepts what the test tells it to, and both ends of its connections.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use super::wait::{self, PATIENCE};
@@ -69,6 +69,16 @@ impl Raw {
 #[track_caller]
 pub fn connect(address: SocketAddr) -> TcpStream {
     patient(TcpStream::connect(address).unwrap_or_else(|error| panic!("cannot connect to {address}: {error}")))
+}
+
+/// A connection from this address.
+#[track_caller]
+pub fn connect_from(ip: &str, address: SocketAddr) -> TcpStream {
+    let ip: IpAddr = ip.parse().expect("an IP address");
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::new(ip, 0).into()).unwrap_or_else(|error| panic!("cannot bind {ip}: {error}"));
+    socket.connect(&address.into()).unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"));
+    patient(socket.into())
 }
 
 /// Reads exactly as many bytes as `expected` has.
