@@ -18,6 +18,15 @@ pub struct Header {
     pub client: Option<SocketAddr>,
 }
 
+/// The two forms of a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
 /// Why bytes are not the beginning of a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
@@ -47,6 +56,39 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Header>, Malformed> {
         return version_1(bytes);
     }
     Err(Malformed::NotThere)
+}
+
+/// The header for a connection on behalf of `client`, which reached us at `local`. An IPv4 address beside an IPv6 one is
+/// mapped into IPv6 (RFC 4291 §2.5.5.2), since a header has one family.
+pub fn write(version: Version, client: SocketAddr, local: SocketAddr) -> Vec<u8> {
+    let (from, to) = (client.port(), local.port());
+    let (source, destination) = match (client.ip().to_canonical(), local.ip().to_canonical()) {
+        (IpAddr::V4(client), IpAddr::V4(local)) => {
+            return match version {
+                Version::V1 => format!("PROXY TCP4 {client} {local} {from} {to}\r\n").into_bytes(),
+                Version::V2 => binary(0x11, &client.octets(), &local.octets(), from, to),
+            };
+        }
+        (client, local) => (in_v6(client), in_v6(local)),
+    };
+    match version {
+        Version::V1 => format!("PROXY TCP6 {source} {destination} {from} {to}\r\n").into_bytes(),
+        Version::V2 => binary(0x21, &source.octets(), &destination.octets(), from, to),
+    }
+}
+
+fn in_v6(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    }
+}
+
+fn binary(family: u8, source: &[u8], destination: &[u8], from: u16, to: u16) -> Vec<u8> {
+    // 12 or 36: two addresses and two ports.
+    let length = if family == 0x11 { 12_u16 } else { 36 };
+    let ports = [from.to_be_bytes(), to.to_be_bytes()].concat();
+    [SIGNATURE, &[0x21, family], &length.to_be_bytes(), source, destination, &ports].concat()
 }
 
 /// Whether `bytes` begin with `mark`, or are a beginning of it.
@@ -238,6 +280,38 @@ mod tests {
         for (bytes, error) in cases {
             assert_eq!(parse(&bytes), Err(error), "{}", bytes.escape_ascii());
         }
+    }
+
+    #[test]
+    fn what_is_written_is_what_the_specification_shows() {
+        let written = |version, client: &str, local: &str| {
+            let (client, local): (SocketAddr, SocketAddr) = (client.parse().unwrap(), local.parse().unwrap());
+            let header = write(version, client, local);
+            let read = parse(&header).unwrap().unwrap();
+            assert_eq!(read.length, header.len());
+            assert_eq!(read.client.unwrap().ip().to_canonical(), client.ip().to_canonical());
+            assert_eq!(read.client.unwrap().port(), client.port());
+            header.escape_ascii().to_string()
+        };
+        // §2.1's example, and the same in version 2.
+        let (client, local) = ("192.168.0.1:56324", "192.168.0.11:443");
+        assert_eq!(written(Version::V1, client, local), r"PROXY TCP4 192.168.0.1 192.168.0.11 56324 443\r\n");
+        let signature = r"\r\n\r\n\x00\r\nQUIT\n";
+        let four = format!(r"{signature}!\x11\x00\x0c\xc0\xa8\x00\x01\xc0\xa8\x00\x0b\xdc\x04\x01\xbb");
+        assert_eq!(written(Version::V2, client, local), four);
+        // An IPv6 socket's IPv4 client is an IPv4 client.
+        assert_eq!(written(Version::V2, "[::ffff:192.168.0.1]:56324", "[::ffff:192.168.0.11]:443"), four);
+
+        let (client, local) = ("[2001:db8::1]:56324", "[::1]:443");
+        assert_eq!(written(Version::V1, client, local), r"PROXY TCP6 2001:db8::1 ::1 56324 443\r\n");
+        let zeros = r"\x00".repeat(15);
+        let six = [r"!!\x00$ \x01\r\xb8", &r"\x00".repeat(11), r"\x01", &zeros, r"\x01\xdc\x04\x01\xbb"].concat();
+        assert_eq!(written(Version::V2, client, local), format!("{signature}{six}"));
+        // Two families are one.
+        let mixed = r"PROXY TCP6 2001:db8::1 ::ffff:10.0.0.1 56324 443\r\n";
+        assert_eq!(written(Version::V1, client, "10.0.0.1:443"), mixed);
+        written(Version::V2, client, "10.0.0.1:443");
+        written(Version::V2, "10.0.0.1:443", local);
     }
 
     /// Bytes that are a header, nearly one, or anything.

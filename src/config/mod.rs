@@ -19,6 +19,7 @@ use crate::freshness;
 use crate::health::Thresholds;
 use crate::hedge;
 use crate::hop::TargetId;
+use crate::proxy_protocol::Version;
 use crate::s3::cost::Prices;
 use crate::shape::HeadLimits;
 use crate::units::{HostPort, Network, StatusSet};
@@ -118,6 +119,8 @@ pub struct Pool {
     pub from_nodes: FromNodes,
     /// `None` preserves the client's.
     pub host: Option<String>,
+    /// The header that connections to nodes begin with.
+    pub proxy_protocol: Option<Version>,
     pub bounds: Bounds,
     pub tunnel_timeout: Duration,
     pub hedge: Option<hedge::Rules>,

@@ -216,6 +216,10 @@ pub struct Pool {
     pub from_nodes: Option<Field<FromNodes>>,
     /// The `Host` that nodes see: `preserve` the client's, or a fixed name. Default `preserve`.
     pub host: Option<Field<String>>,
+    /// Whether each connection to a node begins with a PROXY header that names the client: `none`, `v1` (text) or `v2`
+    /// (binary), <https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt>. For pools of `tcp` listeners only.
+    /// Default `none`.
+    pub proxy_protocol: Option<Field<SendProxy>>,
     /// Longest time to open a connection to a node. Passing it is `connection_timeout`. Default 2s.
     pub connect_timeout: Option<Field<Duration>>,
     /// Longest wait for a node's response head, from the request's last byte. Passing it is
@@ -478,6 +482,9 @@ words!(
 words!(
     /// How nodes are checked.
     Check { None = "none", Connection = "connection", Http = "http" });
+words!(
+    /// The PROXY header that nodes get.
+    SendProxy { None = "none", V1 = "v1", V2 = "v2" });
 words!(
     /// What a node's 403 means.
     On403 { Serve = "serve", Next = "next" });

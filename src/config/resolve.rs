@@ -21,6 +21,7 @@ use crate::freshness;
 use crate::health::Thresholds;
 use crate::hedge;
 use crate::hop::TargetId;
+use crate::proxy_protocol::Version;
 use crate::s3::cost::Prices;
 use crate::shape::{HeadLimits, is_host};
 use crate::units::{Bytes, Dollars, HostPort, Scalar};
@@ -248,6 +249,17 @@ impl Resolver<'_> {
                 self.bad(host, "not a host", "write a name or an address, with a port if need be");
             }
         }
+        let proxy_protocol = match self.value(pool.proxy_protocol.as_ref(), model::SendProxy::None) {
+            model::SendProxy::None => None,
+            model::SendProxy::V1 => Some(Version::V1),
+            model::SendProxy::V2 => Some(Version::V2),
+        };
+        if let Some(check) = pool.health.as_ref().and_then(|health| health.check.as_ref())
+            && proxy_protocol.is_some()
+            && check.parse() == Ok(model::Check::Http)
+        {
+            self.bad(check, "a check that sends no PROXY header, to nodes that want one", "write check: connection");
+        }
         let host = pool.host.as_ref().map(|host| host.text().to_owned()).filter(|host| host != "preserve");
         Pool {
             name: name.to_owned(),
@@ -255,6 +267,7 @@ impl Resolver<'_> {
             fallback_on: fallback_on.into_iter().collect(),
             from_nodes: self.value(pool.from_nodes.as_ref(), model::FromNodes::NoNodes),
             host,
+            proxy_protocol,
             bounds: Bounds {
                 connect_timeout: self.time(pool.connect_timeout.as_ref(), secs(2)),
                 header_timeout: self.time(pool.header_timeout.as_ref(), secs(5)),
@@ -563,6 +576,12 @@ impl Resolver<'_> {
                     continue;
                 }
             };
+            if let Stage::Pool(pool) = stage
+                && pools[pool].proxy_protocol.is_some()
+            {
+                let fix = "remove `proxy_protocol` from the pool, or serve it from a tcp listener";
+                self.bad(link, "its nodes want a PROXY header, which requests of a route do not send", fix);
+            }
             if stages.contains(&stage) {
                 self.bad(link, "twice in one chain", "name it once: a target is never asked twice");
             }

@@ -12,6 +12,7 @@ mod pipe;
 mod relay;
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use log::debug;
 use pingora::server::ShutdownWatch;
 use prometheus::{IntCounter, IntGauge};
 use rustix::io::Errno;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 pub use pipe::Pipes;
@@ -33,6 +35,7 @@ use crate::hop::Visited;
 use crate::location::Mark;
 use crate::metrics::Metrics;
 use crate::pool::{Node, Permit};
+use crate::proxy_protocol;
 use crate::snapshot::Snapshot;
 
 /// One tcp listener's way to its pool.
@@ -72,9 +75,12 @@ impl Tcp {
         }
     }
 
-    /// A connection to the first node that takes one, with the place it holds there.
-    async fn join(&self) -> Option<(&Node, Side, Permit)> {
+    /// A connection to the first node that takes one, with the place it holds there. `local` is our own end of the
+    /// client's connection.
+    async fn join(&self, client: SocketAddr, local: SocketAddr) -> Option<(&Node, Side, Permit)> {
         let pool = self.snapshot.pools.get(self.pool)?;
+        let header = pool.config.proxy_protocol.map(|version| proxy_protocol::write(version, client, local));
+        let header = header.unwrap_or_default();
         let mut visited = Visited::default();
         while let Some(node) = pool.pick(&visited, self.snapshot.now(), b"", |_| Mark::Unknown) {
             // Never twice, whatever `pick` says.
@@ -85,7 +91,7 @@ impl Tcp {
                 node.metrics.attempted(Outcome::Busy(Busy::Full).as_str());
                 continue;
             };
-            match connect(node, pool.config.bounds.connect_timeout).await {
+            match connect(node, &header, pool.config.bounds.connect_timeout).await {
                 Ok(tcp) => {
                     node.metrics.connects.inc();
                     node.metrics.attempted("found");
@@ -109,8 +115,12 @@ impl Tcp {
 impl Carry for Tcp {
     async fn carry(&self, accepted: Accepted, _shutdown: &ShutdownWatch) {
         let peer = accepted.peer;
+        let local = match accepted.tcp.local_addr() {
+            Ok(local) => local,
+            Err(error) => return debug!("{}: {peer}: {error}", self.listener),
+        };
         let mut client = Side::new(accepted.tcp);
-        let Some((node, mut upstream, _place)) = self.join().await else {
+        let Some((node, mut upstream, _place)) = self.join(peer, local).await else {
             return debug!("{}: {peer}: no node takes a connection", self.listener);
         };
         let open = Open::count(&self.open);
@@ -126,15 +136,20 @@ impl Carry for Tcp {
     }
 }
 
+/// Connects and sends `header`.
+///
 /// # Errors
 /// `Busy` when this process is at its end, and not the node; else `Down`.
-async fn connect(node: &Node, wait: Duration) -> Result<TcpStream, Outcome> {
+async fn connect(node: &Node, header: &[u8], wait: Duration) -> Result<TcpStream, Outcome> {
     let Some(address) = node.endpoint.address() else { return Err(Outcome::Down(Failure::DnsError)) };
-    match tokio::time::timeout(wait, TcpStream::connect(address)).await {
-        Ok(Ok(tcp)) => {
-            edge::tune(&tcp, address);
-            Ok(tcp)
-        }
+    let connecting = async {
+        let mut tcp = TcpStream::connect(address).await?;
+        edge::tune(&tcp, address);
+        tcp.write_all(header).await?;
+        Ok(tcp)
+    };
+    match tokio::time::timeout(wait, connecting).await {
+        Ok(Ok(tcp)) => Ok(tcp),
         Ok(Err(error)) if is_ours(&error) => Err(Outcome::Busy(Busy::Full)),
         Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
             Err(Outcome::Down(Failure::ConnectionRefused))

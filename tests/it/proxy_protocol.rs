@@ -1,14 +1,14 @@
 //! The PROXY protocol with HAProxy at the other end, and with headers that no HAProxy sends.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::support::certificate::Certificate;
 use crate::support::curl::curl;
 use crate::support::fleet::Fleet;
 use crate::support::haproxy::Haproxy;
-use crate::support::hopfall::Hopfall;
+use crate::support::hopfall::{Hopfall, reserve};
 use crate::support::origin::{Origin, Reply};
 use crate::support::raw::{Ending, Raw, connect, connect_from, ending, expect};
 use crate::support::request::Request;
@@ -26,10 +26,18 @@ fn telling_node() -> Origin {
 
 /// hopfall in front of a node as a tcp listener; `listener` is more keys of it.
 fn start_tcp(node: SocketAddr, listener: &str) -> Hopfall {
+    start_sending(&[node], "none", listener)
+}
+
+/// The same with nodes that get a PROXY header of this version.
+fn start_sending(nodes: &[SocketAddr], version: &str, listener: &str) -> Hopfall {
+    let node = |(address, name): (&SocketAddr, char)| format!("{{ name: {name}, address: \"{address}\" }}");
+    let nodes: Vec<String> = nodes.iter().zip('a'..).map(node).collect();
     Hopfall::start(&format!(
         "listeners: [{{ name: raw, address: \"{{addr:raw}}\", protocol: tcp, pool: p, {listener} }}]\n\
-         pools: {{ p: {{ nodes: [{{ name: a, address: \"{node}\" }}] }} }}\n\
-         admin: {{ address: \"{{admin}}\" }}\n"
+         pools: {{ p: {{ proxy_protocol: {version}, nodes: [{}] }} }}\n\
+         admin: {{ address: \"{{admin}}\" }}\n",
+        nodes.join(", ")
     ))
 }
 
@@ -225,4 +233,50 @@ fn an_http_connection_behind_a_proxy_goes_on_after_its_first_request() {
             told.extend_from_slice(&piece[..read]);
         }
     }
+}
+
+#[test]
+fn haproxy_learns_the_client_from_us() {
+    let node = Haproxy::telling_source();
+    for version in ["v1", "v2"] {
+        let hopfall = start_sending(&[node.addr()], version, TRUSTED);
+        let us = hopfall.address("raw");
+        let ask = |stream: &mut TcpStream, header: &str| {
+            stream
+                .write_all(format!("{header}GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes())
+                .unwrap();
+            body(&String::from_utf8_lossy(&ending(stream).0)).to_owned()
+        };
+        let mut direct = connect_from("127.0.0.7", us);
+        let client = direct.local_addr().unwrap();
+        assert_eq!(ask(&mut direct, ""), format!("{client} {us}"), "{version}");
+        // A client that another proxy has named to us.
+        let named = ask(&mut connect(us), "PROXY TCP4 192.168.0.1 192.168.0.11 56324 443\r\n");
+        assert_eq!(named, format!("192.168.0.1:56324 {us}"), "{version}");
+        let named = ask(&mut connect(us), "PROXY TCP6 2001:db8::1 2001:db8::2 56324 443\r\n");
+        assert_eq!(named, format!("2001:db8::1:56324 ::ffff:{us}"), "{version}");
+    }
+}
+
+#[test]
+fn a_node_gets_one_header_and_then_the_stream() {
+    let node = Raw::listen();
+    // The first node refuses: the next one's header is the first it sees.
+    let hopfall = start_sending(&[reserve(), node.addr()], "v1", "");
+    let us = hopfall.address("raw");
+    for _ in 0..2 {
+        let mut client = connect(us);
+        let header =
+            format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\n", client.local_addr().unwrap().port(), us.port());
+        let mut server = node.accept();
+        // It comes before the client has said anything: some protocols let the server speak first.
+        expect(&mut server, &header);
+        server.write_all(b"welcome").unwrap();
+        expect(&mut client, "welcome");
+        client.write_all(b"hello").unwrap();
+        drop(client);
+        assert_eq!(ending(&mut server), (b"hello".to_vec(), Ending::Orderly));
+    }
+    let counted = hopfall.metrics().value("hopfall_tcp_bytes_total", &[("direction", "in")]);
+    assert_eq!(counted, 10.0, "a header of ours is none of the client's bytes");
 }
