@@ -248,6 +248,30 @@ fn a_slow_reader_gets_all() {
 }
 
 #[test]
+fn a_stream_that_pauses_gives_its_pipe_back_and_goes_on() {
+    const SIZE: usize = 4 << 20;
+    let node = Raw::listen();
+    let hopfall = start(&[node.addr()], "", "");
+    let (mut client, server) = joined(&hopfall, &node);
+    wait_until("only this connection is open", PATIENCE, || open(&hopfall) == 1.0);
+    hopfall.metrics();
+    let files = hopfall.open_files();
+    for _ in 0..2 {
+        let mut sending = server.try_clone().unwrap();
+        let sender = std::thread::spawn(move || sending.write_all(&vec![b'x'; SIZE]).unwrap());
+        // Nobody reads yet, so it is held up in the middle.
+        wait_until("it goes through a pipe", PATIENCE, || hopfall.open_files() > files);
+        let mut received = vec![0; SIZE];
+        client.read_exact(&mut received).unwrap();
+        assert!(received.iter().all(|byte| *byte == b'x'));
+        sender.join().unwrap();
+        wait_until("the pipe is closed", PATIENCE, || hopfall.open_files() <= files);
+    }
+    drop(server);
+    assert_eq!(ending(&mut client), (Vec::new(), Ending::Orderly));
+}
+
+#[test]
 fn connections_under_way_outlive_a_drain() {
     let node = Raw::listen();
     let mut hopfall = start(&[node.addr()], "", "");
