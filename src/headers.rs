@@ -146,8 +146,7 @@ pub fn for_s3(received: &HeaderMap) -> HeaderMap {
 pub fn for_client(answer: &HeaderMap, from_s3: bool) -> HeaderMap {
     let mut sent = HeaderMap::with_capacity(answer.len() + 6);
     for (name, value) in end_to_end(answer) {
-        let of_s3 = name.as_str().contains("x-amz-") || *name == header::SERVER;
-        if from_s3 && of_s3 {
+        if from_s3 && (name.as_str().contains("x-amz-") || *name == header::SERVER) {
             continue;
         }
         if *name == header::CONTENT_LENGTH {

@@ -421,7 +421,7 @@ impl Chain {
         }
         fields.append(header::VIA, HeaderValue::from_static("1.1 hopfall"));
         let mut append = |name, text: Option<String>| {
-            if let Some(value) = text.and_then(|text| HeaderValue::from_str(&text).ok()) {
+            if let Some(value) = text.and_then(|text| HeaderValue::try_from(text).ok()) {
                 fields.append(name, value);
             }
         };

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
 use pingora::Result;
 use pingora::http::RequestHeader;
@@ -25,14 +24,19 @@ impl Front {
         begun: std::result::Result<Vec<u8>, Malformed>,
     ) -> Result<bool> {
         // The bytes as they came: Pingora has changed some of what it has.
+        let parsed;
         let raw = match begun.as_deref() {
-            Ok(came) if !came.is_empty() => Bytes::copy_from_slice(came),
-            _ => session.as_http1().map(|_| session.to_h1_raw()).unwrap_or_default(),
+            Ok(came) if !came.is_empty() => came,
+            _ => {
+                parsed = session.as_http1().map(|_| session.to_h1_raw()).unwrap_or_default();
+                &parsed
+            }
         };
         let head = session.req_header();
         let target = head.raw_path();
-        let shape = Head { method: &head.method, target, version: head.version, headers: &head.headers, raw: &raw };
-        let chunks = begun.map(|_| ()).map_err(|Malformed| Misshapen { status: 400, reason: "malformed chunked body" });
+        let shape = Head { method: &head.method, target, version: head.version, headers: &head.headers, raw };
+        let chunks =
+            begun.as_ref().map(|_| ()).map_err(|Malformed| Misshapen { status: 400, reason: "malformed chunked body" });
         if let Err(bad) = shape::check(&shape, &self.listener.head).and(chunks) {
             context.trip.misshapen = Some(bad.reason);
             session.set_keepalive(None);
