@@ -8,6 +8,7 @@
 
 use std::hint::black_box;
 use std::io::ErrorKind;
+use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
@@ -17,7 +18,7 @@ use hopfall::fallback::{Kind, Outcome, Plan, Repeat, Search, Stage, Step, Verdic
 use hopfall::hop::{TargetId, Visited};
 use hopfall::location::{Map, Mark, PathId, UnixTime};
 use hopfall::metrics::Metrics;
-use hopfall::pool::Pool;
+use hopfall::pool::{Asker, Pool};
 use hopfall::s3::{key, sign};
 use hopfall::units::StatusSet;
 use hopfall::via::Identity;
@@ -57,7 +58,7 @@ fn fallback(criterion: &mut Criterion) {
 fn pick(criterion: &mut Criterion) {
     let metrics = Metrics::new().unwrap();
     let paths: Vec<Vec<u8>> = (0..1000).map(path).collect();
-    for algorithm in ["roundrobin", "hash"] {
+    for algorithm in ["roundrobin", "leastconn", "source", "hash"] {
         let yaml = format!(
             "
             listeners: [{{ name: web, address: \"127.0.0.1:0\", route: images }}]
@@ -76,7 +77,10 @@ fn pick(criterion: &mut Criterion) {
         let pool = Pool::new(&config.pools[0], &Identity::new("hopfall", b"key"), &metrics);
         let (nobody, mut paths) = (Visited::default(), paths.iter().cycle());
         criterion.bench_function(&format!("pick: {algorithm}, 3 nodes"), |b| {
-            b.iter(|| pool.pick(&nobody, Duration::ZERO, paths.next().unwrap(), |_| Mark::Unknown).unwrap().target);
+            b.iter(|| {
+                let asker = Asker { path: paths.next().unwrap(), client: Ipv4Addr::LOCALHOST.into(), fields: None };
+                pool.pick(&nobody, Duration::ZERO, &asker, |_| Mark::Unknown).unwrap().target
+            });
         });
     }
 }

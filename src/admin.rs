@@ -10,9 +10,11 @@ use pingora::protocols::http::ServerSession;
 use tokio::sync::watch;
 
 use crate::chain::Chain;
+use crate::config::Mode;
 use crate::edge::Connection;
 use crate::framing::Body;
 use crate::origin::StoreOrigin;
+use crate::units::Scalar;
 
 pub struct Admin {
     pub chain: Arc<Chain>,
@@ -41,9 +43,13 @@ impl Admin {
         let path = request.uri.path();
         match (&request.method, path) {
             (&Method::POST, "/purge") => return self.purge(request.uri.query().unwrap_or_default()).await,
+            (&Method::POST, "/node") => return self.set_mode(request.uri.query().unwrap_or_default()),
+            (&Method::GET | &Method::HEAD, "/node") => {
+                return text(405, "POST /node?pool=POOL&node=NODE&mode=accept, drain, reject or backup\n");
+            }
             (&Method::GET | &Method::HEAD, "/purge") => return text(405, "POST /purge?path=/a/file, or ?prefix=/a/\n"),
             (&Method::GET | &Method::HEAD, _) => {}
-            _ => return text(405, "only GET and HEAD are served here, and POST /purge\n"),
+            _ => return text(405, "only GET and HEAD are served here, and POST /purge and /node\n"),
         }
         match path {
             "/metrics" => {
@@ -60,8 +66,35 @@ impl Admin {
             "/healthz" => text(200, "ok\n"),
             "/readyz" if *self.stopping.borrow() => text(503, "stopping\n"),
             "/readyz" => text(200, "ready\n"),
-            "/" => text(200, "hopfall admin: /metrics /healthz /readyz, POST /purge\n"),
+            "/" => text(200, "hopfall admin: /metrics /healthz /readyz, POST /purge, POST /node\n"),
             _ => text(404, "no such page: /metrics /healthz /readyz\n"),
+        }
+    }
+
+    /// Changes a node's mode, until the process ends.
+    fn set_mode(&self, query: &str) -> Response<Vec<u8>> {
+        let parameter = |name: &str| {
+            let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
+            percent_decode_str(value).decode_utf8().ok().map(String::from)
+        };
+        let (Some(pool), Some(node), Some(mode)) = (parameter("pool"), parameter("node"), parameter("mode")) else {
+            return text(400, "say which: ?pool=POOL&node=NODE&mode=MODE\n");
+        };
+        let Ok(mode) = Mode::parse(&mode) else {
+            return text(400, &format!("`{mode}` is no mode: accept, reject, drain, backup\n"));
+        };
+        let pools = &self.chain.snapshot.pools;
+        let found =
+            pools.iter().find(|own| own.name() == pool).map(|pool| pool.nodes.iter().find(|own| own.name == node));
+        match found {
+            None => text(404, &format!("there is no pool `{pool}`\n")),
+            Some(None) => text(404, &format!("there is no node `{node}` in pool `{pool}`\n")),
+            Some(Some(found)) => {
+                let before = found.mode();
+                found.set_mode(mode);
+                log::warn!("node {node} of pool {pool} is set from {before:?} to {mode:?}");
+                text(200, &format!("{node}: {mode:?}, was {before:?}; until the process ends\n").to_lowercase())
+            }
         }
     }
 

@@ -51,6 +51,20 @@ enum Command {
         #[arg(short, long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Change what a node is for, in a running hopfall
+    ///
+    /// Asks the admin listener of the config file. It holds until the process ends.
+    Node {
+        /// The pool's name
+        pool: String,
+        /// The node's name
+        node: String,
+        /// accept, drain (only clients that stick to it), reject (none) or backup (after all others)
+        mode: String,
+        /// The config file that the running hopfall has
+        #[arg(short, long, value_name = "FILE")]
+        config: PathBuf,
+    },
     /// Show the chain at work: two nodes, a signed S3 store and hopfall, all in this process
     #[cfg(feature = "demo")]
     Demo {
@@ -68,7 +82,17 @@ impl Cli {
         match self.command {
             Command::Run { config } => run(&config),
             Command::Check { config } => check(&config),
-            Command::Purge { path, prefix, config } => purge(&path, prefix, &config),
+            Command::Purge { path, prefix, config } => {
+                if !path.starts_with('/') {
+                    eprintln!("hopfall: `{path}` must begin with `/`");
+                    return ExitCode::from(2);
+                }
+                let what = if prefix { "prefix" } else { "path" };
+                command(&config, "purge", &[(what, &path)])
+            }
+            Command::Node { pool, node, mode, config } => {
+                command(&config, "node", &[("pool", &pool), ("node", &node), ("mode", &mode)])
+            }
             #[cfg(feature = "demo")]
             Command::Demo { once } => crate::demo::run(once),
         }
@@ -116,41 +140,38 @@ fn run(path: &Path) -> ExitCode {
     }
 }
 
-fn purge(path: &str, prefix: bool, config: &Path) -> ExitCode {
+/// Has the admin listener of a running hopfall carry out a command, and prints what it says.
+fn command(config: &Path, name: &str, parameters: &[(&str, &str)]) -> ExitCode {
     let config = match Config::load(config) {
         Ok(config) => config,
         Err(problems) => return refuse(&problems),
     };
-    let (Some(admin), true) = (config.admin, path.starts_with('/')) else {
-        eprintln!("hopfall: `{path}` must begin with `/`, and the config must have an `admin` address");
+    let Some(admin) = config.admin else {
+        eprintln!("hopfall: the config must have an `admin` address, which is asked");
         return ExitCode::from(2);
     };
-    match post_purge(admin, path, prefix) {
-        Ok(told) if told.starts_with("HTTP/1.1 200") => {
-            println!("{}", told.rsplit("\r\n\r\n").next().unwrap_or_default().trim_end());
-            ExitCode::SUCCESS
-        }
+    match post(admin, name, parameters) {
         Ok(told) => {
-            eprintln!("hopfall: {}", told.rsplit("\r\n\r\n").next().unwrap_or_default().trim_end());
-            ExitCode::FAILURE
+            let body = told.rsplit("\r\n\r\n").next().unwrap_or_default().trim_end();
+            if told.starts_with("HTTP/1.1 200") {
+                println!("{body}");
+                return ExitCode::SUCCESS;
+            }
+            eprintln!("hopfall: {body}");
         }
-        Err(error) => {
-            eprintln!("hopfall: the admin listener {admin} does not answer: {error}");
-            ExitCode::FAILURE
-        }
+        Err(error) => eprintln!("hopfall: the admin listener {admin} does not answer: {error}"),
     }
+    ExitCode::FAILURE
 }
 
-fn post_purge(admin: std::net::SocketAddr, path: &str, prefix: bool) -> std::io::Result<String> {
+fn post(admin: std::net::SocketAddr, name: &str, parameters: &[(&str, &str)]) -> std::io::Result<String> {
     let patience = std::time::Duration::from_secs(5);
     let mut stream = std::net::TcpStream::connect_timeout(&admin, patience)?;
     stream.set_read_timeout(Some(patience))?;
-    let what = if prefix { "prefix" } else { "path" };
-    let path = percent_encoding::utf8_percent_encode(path, percent_encoding::NON_ALPHANUMERIC);
-    write!(
-        stream,
-        "POST /purge?{what}={path} HTTP/1.1\r\nHost: {admin}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-    )?;
+    let encode = |text| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC);
+    let pairs: Vec<String> = parameters.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
+    let query = pairs.join("&");
+    write!(stream, "POST /{name}?{query} HTTP/1.1\r\nHost: {admin}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
     let mut told = String::new();
     stream.read_to_string(&mut told)?;
     Ok(told)

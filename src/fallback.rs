@@ -192,6 +192,8 @@ impl Refusal {
     pub const ABSENT: Refusal = Refusal { status: 404, failure: None };
     /// A node called back (§4): "absent" is the truth for that node, and lets the outer request go on.
     pub const LOOP: Refusal = Refusal { status: 404, failure: Some(Failure::ProxyLoopDetected) };
+    /// There was nobody to ask.
+    pub const UNASKED: Refusal = Refusal { status: 503, failure: Some(Failure::DestinationUnavailable) };
     pub const DEADLINE: Refusal = Refusal { status: 504, failure: Some(Failure::HttpResponseTimeout) };
 }
 
@@ -343,7 +345,7 @@ impl<P: Deref<Target = Plan>> Search<P> {
 
     fn refusal(&self) -> Refusal {
         if self.attempts == 0 && self.repeat == Repeat::Never {
-            return Refusal { status: 503, failure: Some(Failure::DestinationUnavailable) };
+            return Refusal::UNASKED;
         }
         match self.gravest {
             Gravity::Absent => Refusal::ABSENT,

@@ -25,6 +25,10 @@ impl Visited {
         fresh
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.low == 0 && self.high.iter().all(|word| *word == 0)
+    }
+
     pub fn contains(&self, target: TargetId) -> bool {
         let (index, bit) = Self::place(target);
         let word = if index == 0 { self.low } else { self.high.get(index - 1).copied().unwrap_or(0) };

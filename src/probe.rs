@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::chain::Chain;
-use crate::config::Check;
+use crate::config::{Check, Mode};
 use crate::health::Signal;
 use crate::keep;
 use crate::origin::S3Origin;
@@ -111,6 +111,10 @@ async fn check(chain: Arc<Chain>, pool: usize, node: Arc<Node>) {
     let checks = checks_of(pool, &node);
     sleep(health.interval.mul_f64(rand::random::<f64>() * 0.5)).await;
     loop {
+        if node.mode() == Mode::Reject {
+            sleep(health.interval).await;
+            continue;
+        }
         let passed = match node.endpoint.address().and_then(|address| Backend::new(&address.to_string()).ok()) {
             Some(backend) => matches!(timeout(health.timeout, checks.check(&backend)).await, Ok(Ok(()))),
             None => false,

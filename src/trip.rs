@@ -3,6 +3,8 @@
 use std::fmt::{self, Display, Write};
 use std::time::Duration;
 
+use http::HeaderValue;
+
 use crate::fallback::{Failure, Outcome};
 
 /// One attempt as it is told.
@@ -87,6 +89,8 @@ pub struct Trip {
     /// `nowhere` when the location map answered, and nobody was asked.
     pub located: Option<&'static str>,
     pub cached: Option<Cached>,
+    /// Tells the client's next request which node to go to.
+    pub set_cookie: Option<HeaderValue>,
     /// Whether it waited for what another request found out.
     pub collapsed: bool,
     /// Body bytes sent to the client.

@@ -39,6 +39,12 @@ pub enum Seen {
 }
 
 impl Identity {
+    /// A short text that only who has our key can make of `text`.
+    pub fn token(&self, text: &str) -> String {
+        let tag = keyed(text.as_bytes(), &self.key).finalize().into_bytes();
+        tag[..MARK_BYTES].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// `name` must be a token (RFC 9110 §5.6.2), as [`is_token`] tells, and be this instance's alone.
     pub fn new(name: &str, key: &[u8]) -> Self {
         Identity { name: name.to_owned(), key: key.to_vec(), mark: mark(name, key) }

@@ -35,7 +35,7 @@ use crate::location::PathId;
 use crate::metrics::Metrics;
 use crate::origin::{Answer, Ask, Asked, NodeOrigin, Origin, S3Origin, StoreOrigin, Upstream, connector};
 use crate::pool::turns::{Turn, Waited};
-use crate::pool::{Node, Pool};
+use crate::pool::{Asker, Node, Pool};
 use crate::snapshot::{Caller, Snapshot};
 use crate::trip::{Attempt, Cached, Trip};
 
@@ -67,6 +67,12 @@ pub struct Request<'a> {
     pub started: Instant,
     /// To be said with every answer.
     pub hsts: Option<&'a HeaderValue>,
+}
+
+impl Request<'_> {
+    fn asker(&self) -> Asker<'_> {
+        Asker { path: self.target, client: self.client.address, fields: Some(self.headers) }
+    }
 }
 
 /// Whether a node points back, or only seems to.
@@ -124,6 +130,7 @@ impl Chain {
             method: request.method,
             target: request.target,
             host: request.host,
+            asker: request.asker(),
             for_node: &for_node,
             for_store: &for_store,
             deadline: request.started + request.route.deadline,
@@ -163,6 +170,9 @@ impl Chain {
             let chosen = match self.next(&mut search, turn.as_ref().map(Turn::target), &hints, &ask) {
                 Ok(chosen) => chosen,
                 Err(refusal) => {
+                    // No node takes requests, and there is no store: nobody has said that the file is absent.
+                    let unasked = trip.attempts.is_empty() && !matches!(request.caller, Caller::Node(_));
+                    let refusal = if unasked && refusal == Refusal::ABSENT { Refusal::UNASKED } else { refusal };
                     if refusal == Refusal::ABSENT && !matches!(request.caller, Caller::Node(_)) {
                         hints.learn_nowhere();
                     }
@@ -173,8 +183,12 @@ impl Chain {
                     return self.refuse(session, request, refusal, trip).await;
                 }
             };
-            if let Chosen::Store(_) = chosen {
-                tell(together::Word::AtStore);
+            match chosen {
+                Chosen::Store(_) => tell(together::Word::AtStore),
+                Chosen::Node { pool, node, .. } if trip.attempts.is_empty() => {
+                    trip.set_cookie = pool.set_cookie(&ask.asker, node.target);
+                }
+                Chosen::Node { .. } => {}
             }
             let (chosen, began, Asked { outcome, answer, cached }) =
                 self.ask(chosen, &mut search, request, &ask, &hints, trip).await;
@@ -221,7 +235,7 @@ impl Chain {
         let pick = |pool: usize, visited: &Visited| {
             let by_algorithm = || {
                 let pool = self.snapshot.pools.get(pool)?;
-                Some(pool.pick(visited, now, ask.target, |target| hints.of(target))?.target)
+                Some(pool.pick(visited, now, &ask.asker, |target| hints.of(target))?.target)
             };
             let chosen = reserved.or_else(by_algorithm)?;
             picked = Some((pool, chosen));
@@ -259,7 +273,8 @@ impl Chain {
             let Some(pool) = search.pool().and_then(|pool| self.snapshot.pools.get(pool)) else { break };
             let mut passed = search.visited().clone();
             let mut busy = Vec::new();
-            while let Some(node) = pool.pick(&passed, self.snapshot.now(), request.target, |target| hints.of(target)) {
+            while let Some(node) = pool.pick(&passed, self.snapshot.now(), &request.asker(), |target| hints.of(target))
+            {
                 if let Some(points_back) = turns.resting(path) {
                     return Err(self.name_of(points_back));
                 }
@@ -416,6 +431,9 @@ impl Chain {
     /// Adds what we say of ourselves to an answer: `Via`, `Server-Timing`, `Proxy-Status`.
     fn tell(&self, fields: &mut HeaderMap, request: &Request<'_>, trip: &Trip) {
         let client = request.client;
+        if let Some(cookie) = &trip.set_cookie {
+            fields.append(header::SET_COOKIE, cookie.clone());
+        }
         if let Some(hsts) = request.hsts {
             fields.insert(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
         }

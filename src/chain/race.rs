@@ -88,7 +88,7 @@ impl Chain {
         let now = self.snapshot.now();
         let same_pool =
             search.pool().and_then(|index| self.snapshot.pools.get(index)).is_some_and(|p| std::ptr::eq(p, pool));
-        let node = pool.pick(search.visited(), now, ask.target, |target| hints.of(target)).filter(|_| same_pool)?;
+        let node = pool.pick(search.visited(), now, &ask.asker, |target| hints.of(target)).filter(|_| same_pool)?;
         let fit = node.is_up(now) && !node.silence.is_silent(now) && hints.of(node.target) != Mark::Lacks;
         if !fit || !pool.hedges.spend() {
             return None;

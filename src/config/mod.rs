@@ -25,7 +25,7 @@ use crate::shape::HeadLimits;
 use crate::units::{HostPort, Network, StatusSet};
 
 pub use load::{Problem, Problems};
-pub use model::{AccessFormat, Addressing, Algorithm, Check, FromNodes, Level, OnDenied, Protocol, TlsProfile};
+pub use model::{AccessFormat, Addressing, Algorithm, Check, FromNodes, Level, Mode, OnDenied, Protocol, TlsProfile};
 
 /// Everything one generation of the process runs on.
 #[derive(Clone, Debug)]
@@ -115,6 +115,7 @@ pub struct CertificateFiles {
 pub struct Pool {
     pub name: String,
     pub algorithm: Algorithm,
+    pub stickiness: Stickiness,
     pub fallback_on: StatusSet,
     pub from_nodes: FromNodes,
     /// `None` preserves the client's.
@@ -126,6 +127,14 @@ pub struct Pool {
     pub hedge: Option<hedge::Rules>,
     pub health: Health,
     pub nodes: Vec<Node>,
+}
+
+/// How clients that come again are known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stickiness {
+    None,
+    Table { ttl: Duration, entries: usize },
+    Cookie { name: String },
 }
 
 /// Times and places that every target has.
@@ -149,6 +158,7 @@ pub struct Health {
     pub timeout: Duration,
     pub passive: bool,
     pub absence: bool,
+    pub slow_start: Duration,
     pub thresholds: Thresholds,
 }
 
@@ -157,6 +167,7 @@ pub struct Node {
     pub name: String,
     pub address: HostPort,
     pub weight: u32,
+    pub mode: Mode,
     /// The same for the same address, in whichever pool.
     pub target: TargetId,
 }

@@ -200,11 +200,14 @@ pub struct Certificate {
 #[schemars(deny_unknown_fields)]
 pub struct Pool {
     /// How the first node of a request is chosen, among nodes that are up and free and of which nothing better is
-    /// known: `roundrobin`, by weight in turn, or `hash`, by weight and path, so that a path is always asked of the
-    /// same node first (consistent hashing, Ketama). What is hashed is the request's path as it was received,
-    /// percent-encoding and all, without the query. The ring is made of the nodes' addresses as they are written
-    /// here. Default `roundrobin`.
+    /// known: `roundrobin`, by weight in turn; `leastconn`, the fewest requests (tcp: connections) in flight for its
+    /// weight; `source`, by the client's address; or `hash`, by the path, so that a path is always asked of the same node
+    /// first (http and https only). The last two hash consistently, by weight (Ketama): the ring is made of the nodes'
+    /// addresses as they are written here, and what is hashed is the request's path as it was received, percent-encoding
+    /// and all, without the query. Default `roundrobin`.
     pub algorithm: Option<Field<Algorithm>>,
+    /// Whether a client that comes again is sent to the same node first. Default: no.
+    pub stickiness: Option<Stickiness>,
     /// Statuses on which GET and HEAD go on to the next target. 429 and 503 count as busy, other 5xx as
     /// errors, the rest as absent. A list replaces the default: 404, 429, 500, 502, 503, 504.
     pub fallback_on: Option<Vec<Field<Status>>>,
@@ -250,6 +253,22 @@ pub struct Pool {
     pub nodes: Vec<Node>,
 }
 
+/// How clients that come again are known. It chooses the first target only.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Stickiness {
+    /// `none`, `table` (by the client's address, in IPv6 its first 64 bits) or `cookie` (http and https only).
+    /// Default `none`.
+    pub kind: Option<Field<StickinessKind>>,
+    /// How long a client of the table is known, from when it was first sent to its node. Default 30m.
+    pub ttl: Option<Field<Duration>>,
+    /// Most clients in the table. Default 100000.
+    pub entries: Option<Field<u32>>,
+    /// The cookie's name. Its value is a keyed hash (`identity.mark_key`; a random key ends it with the process).
+    /// Default `NB_SRVID`, as the NodeBalancer has it.
+    pub cookie: Option<Field<String>>,
+}
+
 /// When a second node is asked beside the first. The first good head wins, the other request is dropped. A
 /// store is never asked so.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -289,6 +308,8 @@ pub struct Health {
     /// Whether a node whose share of 404s jumps far above what it ever was is asked last for 30s: its disk may
     /// be gone. Default true.
     pub absence: Option<Field<bool>>,
+    /// How long the weight of a node that comes up again grows to what it is. Default 0s: at once.
+    pub slow_start: Option<Field<Duration>>,
     /// How long real requests keep a node down where no active check would bring it back. Default 10s.
     pub eject_for: Option<Field<Duration>>,
 }
@@ -303,6 +324,9 @@ pub struct Node {
     pub address: Field<HostPort>,
     /// Its share of first requests, 1 to 255. Default 1.
     pub weight: Option<Field<u32>>,
+    /// `accept`; `backup`: after all others that are up; `drain`: only clients that stickiness sends there; `reject`: not at
+    /// all, and it is not checked. Can be changed while running (`hopfall node`). Default `accept`.
+    pub mode: Option<Field<Mode>>,
 }
 
 /// A store that is asked when no node has a file.
@@ -478,7 +502,13 @@ words!(
     TlsProfile { Modern = "modern", Recommended = "recommended", Legacy = "legacy" });
 words!(
     /// How the first node is chosen.
-    Algorithm { RoundRobin = "roundrobin", Hash = "hash" });
+    Algorithm { RoundRobin = "roundrobin", LeastConn = "leastconn", Source = "source", Hash = "hash" });
+words!(
+    /// What a node is for.
+    Mode { Accept = "accept", Reject = "reject", Drain = "drain", Backup = "backup" });
+words!(
+    /// How clients that come again are known.
+    StickinessKind { None = "none", Table = "table", Cookie = "cookie" });
 words!(
     /// How nodes are checked.
     Check { None = "none", Connection = "connection", Http = "http" });

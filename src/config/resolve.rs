@@ -13,7 +13,7 @@ use super::load::{Problem, nearest};
 use super::model::{self, Addressing, Field, File, SecretRef};
 use super::{
     Bounds, CertificateFiles, Config, Disk, Health, Identity, Listener, Location, Node, Pool, Protocol, Route, Secret,
-    Serves, Store, Surroundings, Tls,
+    Serves, Stickiness, Store, Surroundings, Tls,
 };
 use crate::disk;
 use crate::fallback::{Plan, Stage};
@@ -206,12 +206,32 @@ impl Resolver<'_> {
         }
     }
 
+    /// What a pool may not have whose connections are not looked at.
+    fn fits_tcp(&mut self, pool: &model::Pool) {
+        if let Some(field) = &pool.algorithm
+            && field.text() == "hash"
+        {
+            self.bad(
+                field,
+                "by path, in the pool of a tcp listener, which sees no paths",
+                "write source, or leastconn",
+            );
+        }
+        let kind = pool.stickiness.as_ref().and_then(|stickiness| stickiness.kind.as_ref());
+        if let Some(field) = kind.filter(|kind| kind.text() == "cookie") {
+            self.bad(field, "in the pool of a tcp listener, which sees no cookies", "write table");
+        }
+    }
+
     /// A pool for tcp, a route for the rest; the other key must not be there.
     fn serves(&mut self, protocol: Protocol, listener: &model::Listener, file: &File) -> Serves {
         let name = &listener.name;
         match (protocol, &listener.route, &listener.pool) {
             (Protocol::Tcp, None, Some(pool)) => {
                 let pools: Vec<&str> = file.pools.keys().map(String::as_str).collect();
+                if let Some(named) = file.pools.get(pool.text()) {
+                    self.fits_tcp(named);
+                }
                 return Serves::Pool(self.reference("pool", pool, &pools));
             }
             (Protocol::Http | Protocol::Https, Some(route), None) => {
@@ -264,6 +284,7 @@ impl Resolver<'_> {
         Pool {
             name: name.to_owned(),
             algorithm: self.value(pool.algorithm.as_ref(), model::Algorithm::RoundRobin),
+            stickiness: self.stickiness(pool.stickiness.as_ref()),
             fallback_on: fallback_on.into_iter().collect(),
             from_nodes: self.value(pool.from_nodes.as_ref(), model::FromNodes::NoNodes),
             host,
@@ -292,7 +313,25 @@ impl Resolver<'_> {
             name: node.name.text().to_owned(),
             address,
             weight: u32::try_from(self.count(node.weight.as_ref(), 1, 1, 255)).unwrap_or(1),
+            mode: self.value(node.mode.as_ref(), model::Mode::Accept),
             target,
+        }
+    }
+
+    fn stickiness(&mut self, stickiness: Option<&model::Stickiness>) -> Stickiness {
+        let Some(stickiness) = stickiness else { return Stickiness::None };
+        let ttl = self.time(stickiness.ttl.as_ref(), secs(1800));
+        let entries = self.count(stickiness.entries.as_ref(), 100_000, 1, 100_000_000);
+        let name = self.value(stickiness.cookie.as_ref(), "NB_SRVID".to_owned());
+        if let Some(field) = &stickiness.cookie
+            && !is_token(&name)
+        {
+            self.bad(field, "not a cookie's name", "use letters, digits, `-`, `.` and `_`");
+        }
+        match self.value(stickiness.kind.as_ref(), model::StickinessKind::None) {
+            model::StickinessKind::None => Stickiness::None,
+            model::StickinessKind::Table => Stickiness::Table { ttl, entries },
+            model::StickinessKind::Cookie => Stickiness::Cookie { name },
         }
     }
 
@@ -323,6 +362,7 @@ impl Resolver<'_> {
             host: health.and_then(|health| health.host.as_ref()).map(|host| host.text().to_owned()),
             interval: self.time(get(|health| health.interval.as_ref()), secs(5)),
             timeout: self.time(get(|health| health.timeout.as_ref()), secs(2)),
+            slow_start: self.value(health.and_then(|health| health.slow_start.as_ref()), Duration::ZERO).min(MOST_TIME),
             absence: self.value(health.and_then(|health| health.absence.as_ref()), true),
             passive: self.value(health.and_then(|health| health.passive.as_ref()), true),
             thresholds: Thresholds {

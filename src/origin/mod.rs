@@ -16,6 +16,7 @@ use http::{HeaderMap, Method};
 use tokio::time::Instant;
 
 use crate::fallback::Outcome;
+use crate::pool::Asker;
 use crate::trip::Cached;
 
 pub use answer::Answer;
@@ -37,6 +38,8 @@ pub struct Ask<'a> {
     pub for_node: &'a HeaderMap,
     /// The fields that a store may see.
     pub for_store: &'a HeaderMap,
+    /// What a pool's algorithm may go by.
+    pub asker: Asker<'a>,
     /// When the route's patience ends.
     pub deadline: Instant,
 }

@@ -36,6 +36,11 @@ impl Gate {
         self.places.available_permits() == 0
     }
 
+    /// Places that are taken.
+    pub fn in_flight(&self) -> i64 {
+        self.in_flight.get()
+    }
+
     /// A place now, or after a wait in the queue; `None` when the queue is full too, or the wait too long.
     pub async fn enter(&self) -> Option<Permit> {
         let place = match self.places.clone().try_acquire_owned() {

@@ -3,6 +3,7 @@
 mod gate;
 mod node;
 mod ring;
+mod stick;
 pub mod turns;
 
 use std::net::IpAddr;
@@ -12,7 +13,9 @@ use std::time::Duration;
 pub use gate::{Gate, Permit};
 pub use node::{Endpoint, Node};
 
-use crate::config::{self, Algorithm};
+use http::{HeaderMap, HeaderValue};
+
+use crate::config::{self, Algorithm, Mode};
 use crate::health::{Change, Signal};
 use crate::hedge::Budget;
 use crate::hop::{TargetId, Visited};
@@ -20,16 +23,28 @@ use crate::location::Mark;
 use crate::metrics::Metrics;
 use crate::via::Identity;
 use ring::Ring;
+use stick::Stick;
 
 /// Nodes that can serve the same files.
 pub struct Pool {
     pub config: config::Pool,
     pub nodes: Vec<Arc<Node>>,
     robin: Mutex<Robin>,
-    /// Only with `algorithm: hash`.
+    /// With `algorithm: hash` and `source`.
     ring: Option<Ring>,
+    stick: Stick,
     /// The extra requests that hedging may make.
     pub hedges: Budget,
+}
+
+/// Who asks, and for what: what an algorithm may go by.
+#[derive(Clone, Copy)]
+pub struct Asker<'a> {
+    /// The request target; empty on a tcp listener.
+    pub path: &'a [u8],
+    pub client: IpAddr,
+    /// The request's fields, for its cookie.
+    pub fields: Option<&'a HeaderMap>,
 }
 
 /// Smooth weighted round robin, as nginx does it.
@@ -47,24 +62,50 @@ impl Pool {
             config.nodes.iter().map(|node| Arc::new(Node::new(node, config, identity, metrics))).collect();
         let robin = Robin { totals: vec![0; nodes.len()], candidates: Vec::new() };
         let ring = match config.algorithm {
-            Algorithm::RoundRobin => None,
-            Algorithm::Hash => Some(Ring::new(config.nodes.iter().map(|node| (&node.address, node.weight)))),
+            Algorithm::RoundRobin | Algorithm::LeastConn => None,
+            Algorithm::Hash | Algorithm::Source => {
+                Some(Ring::new(config.nodes.iter().map(|node| (&node.address, node.weight))))
+            }
         };
-        Pool { config: config.clone(), nodes, robin: Mutex::new(robin), ring, hedges: Budget::new() }
+        let stick = Stick::new(config, identity);
+        Pool { config: config.clone(), nodes, robin: Mutex::new(robin), ring, stick, hedges: Budget::new() }
     }
 
     pub fn name(&self) -> &str {
         &self.config.name
     }
 
-    /// The next node to ask for `path`, a request target: up and free before up and full before down; among
-    /// equals by weight in turn, or as the path's hash has it. `hint` puts nodes that have the file before those
-    /// that may, and these before those that lack it.
+    /// The next node to ask. Of those not visited: up before down, and among these a backup after all others; free before
+    /// full. `hint` puts nodes that have the file before those that may, and these before those that lack it. Among
+    /// equals the pool's algorithm decides. A client that was sent to one before is sent there first.
     pub fn pick(
         &self,
         visited: &Visited,
         now: Duration,
-        path: &[u8],
+        asker: &Asker<'_>,
+        hint: impl Fn(TargetId) -> Mark,
+    ) -> Option<&Arc<Node>> {
+        let first = visited.is_empty();
+        let before = if first { self.stick.find(asker, now) } else { None };
+        let chosen = self.stuck(before, now).or_else(|| self.pick_afresh(visited, now, asker, before, hint))?;
+        if first {
+            self.stick.keep(asker, before, chosen.target, now);
+        }
+        Some(chosen)
+    }
+
+    /// The node that a client was sent to before, if it is up and takes those that it has.
+    fn stuck(&self, before: Option<TargetId>, now: Duration) -> Option<&Arc<Node>> {
+        let before = before?;
+        self.nodes.iter().find(|node| node.target == before && node.mode() != Mode::Reject && !node.is_away(now))
+    }
+
+    fn pick_afresh(
+        &self,
+        visited: &Visited,
+        now: Duration,
+        asker: &Asker<'_>,
+        before: Option<TargetId>,
         hint: impl Fn(TargetId) -> Mark,
     ) -> Option<&Arc<Node>> {
         let mut robin = self.robin.lock().unwrap_or_else(PoisonError::into_inner);
@@ -72,9 +113,14 @@ impl Pool {
         candidates.clear();
         let mut best = None;
         for (i, node) in self.nodes.iter().enumerate().filter(|(_, node)| !visited.contains(node.target)) {
+            let backup = match node.mode() {
+                Mode::Accept => false,
+                Mode::Backup => true,
+                Mode::Drain if before == Some(node.target) => false,
+                Mode::Drain | Mode::Reject => continue,
+            };
             // Read once: health and places change under our eyes.
-            let away = !node.is_up(now) || node.silence.is_silent(now) || node.is_suspect(now);
-            let rank = (away, node.gate.is_full(), hint(node.target));
+            let rank = (node.is_away(now), backup, node.gate.is_full(), hint(node.target));
             if best.is_none_or(|best| rank < best) {
                 best = Some(rank);
                 candidates.clear();
@@ -83,12 +129,17 @@ impl Pool {
                 candidates.push(i);
             }
         }
-        if let Some(ring) = &self.ring {
-            return self.nodes.get(ring.first(path, candidates)?);
+        match (self.config.algorithm, &self.ring) {
+            (Algorithm::Source, Some(ring)) => {
+                return self.nodes.get(ring.first(asker.client.to_string().as_bytes(), candidates)?);
+            }
+            (_, Some(ring)) => return self.nodes.get(ring.first(asker.path, candidates)?),
+            (Algorithm::LeastConn, None) => self.keep_least_busy(candidates, now),
+            (_, None) => {}
         }
         let mut sum = 0;
         for i in candidates.iter().copied() {
-            let weight = i64::from(self.nodes[i].weight);
+            let weight = self.nodes[i].weight_now(now, self.config.health.slow_start);
             sum += weight;
             totals[i] += weight;
         }
@@ -96,6 +147,23 @@ impl Pool {
         let chosen = candidates.iter().copied().rev().max_by_key(|i| totals[*i])?;
         totals[chosen] -= sum;
         self.nodes.get(chosen)
+    }
+
+    /// Keeps those of the candidates that have the fewest requests in flight for their weight.
+    fn keep_least_busy(&self, candidates: &mut Vec<usize>, now: Duration) {
+        let load = |i: &usize| {
+            let node = &self.nodes[*i];
+            // One more, so that of two idle nodes the heavier comes first. In thousandths, since weights are large.
+            (node.gate.in_flight() + 1) * 1_000_000 / node.weight_now(now, self.config.health.slow_start).max(1)
+        };
+        if let Some(least) = candidates.iter().map(load).min() {
+            candidates.retain(|i| load(i) == least);
+        }
+    }
+
+    /// The value of `Set-Cookie` for a client whose first node is `chosen`, if it is to be told.
+    pub fn set_cookie(&self, asker: &Asker<'_>, chosen: TargetId) -> Option<HeaderValue> {
+        self.stick.set_cookie(asker, chosen)
     }
 
     /// Takes in what was seen of one of this pool's nodes.
@@ -160,9 +228,12 @@ mod tests {
         (Pool::new(&config.pools[0], &Identity::new("a", b"k"), &metrics), metrics)
     }
 
+    const ASKER: Asker<'static> =
+        Asker { path: b"/x", client: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), fields: None };
+
     fn picks(pool: &Pool, n: usize) -> String {
         (0..n)
-            .map(|_| pool.pick(&Visited::default(), Duration::ZERO, b"/x", |_| Mark::Unknown).unwrap().name.clone())
+            .map(|_| pool.pick(&Visited::default(), Duration::ZERO, &ASKER, |_| Mark::Unknown).unwrap().name.clone())
             .collect()
     }
 
@@ -191,7 +262,7 @@ mod tests {
         }
         let mut visited = Visited::default();
         let mut order = String::new();
-        while let Some(node) = pool.pick(&visited, Duration::ZERO, b"/x", |_| Mark::Unknown) {
+        while let Some(node) = pool.pick(&visited, Duration::ZERO, &ASKER, |_| Mark::Unknown) {
             order.push_str(&node.name);
             assert!(visited.insert(node.target));
         }
@@ -209,7 +280,7 @@ mod tests {
         };
         let order = |pool: &Pool| {
             let (mut visited, mut order) = (Visited::default(), String::new());
-            while let Some(node) = pool.pick(&visited, Duration::ZERO, b"/x", c_has_a_lacks) {
+            while let Some(node) = pool.pick(&visited, Duration::ZERO, &ASKER, c_has_a_lacks) {
                 order.push_str(&node.name);
                 assert!(visited.insert(node.target));
             }
@@ -231,7 +302,8 @@ mod tests {
             let (mut visited, mut order) = (Visited::default(), String::new());
             let is = |target: TargetId| pool.nodes.iter().any(|n| n.target == target && Some(n.name.as_str()) == has);
             let hint = |target| if is(target) { Mark::Has } else { Mark::Unknown };
-            while let Some(node) = pool.pick(&visited, Duration::ZERO, path.as_bytes(), hint) {
+            while let Some(node) = pool.pick(&visited, Duration::ZERO, &Asker { path: path.as_bytes(), ..ASKER }, hint)
+            {
                 order.push_str(&node.name);
                 assert!(visited.insert(node.target), "a visited node is never picked");
             }
@@ -260,6 +332,154 @@ mod tests {
         for path in &paths {
             assert_eq!(walk(path, None), "cab", "the full are after the free");
         }
+    }
+
+    fn pool_with(keys: &str, nodes: &str) -> Pool {
+        let yaml = format!(
+            "listeners: [{{ name: w, address: \"127.0.0.1:0\", route: r }}]\npools:\n  p: {{ {keys}, nodes: [{nodes}] }}\nroutes:\n  r: {{ chain: [p] }}\n"
+        );
+        let surroundings = Surroundings { variable: &|_| None, read: &|_| Err(std::io::ErrorKind::NotFound.into()) };
+        let config = Config::parse("test", &yaml, &surroundings).unwrap();
+        Pool::new(&config.pools[0], &Identity::new("a", b"k"), &Metrics::new().unwrap())
+    }
+
+    fn first<'a>(pool: &'a Pool, asker: &Asker<'_>, now: Duration) -> Option<&'a Node> {
+        pool.pick(&Visited::default(), now, asker, |_| Mark::Unknown).map(AsRef::as_ref)
+    }
+
+    fn client(number: u32) -> Asker<'static> {
+        Asker { client: IpAddr::V4(number.into()), ..ASKER }
+    }
+
+    #[tokio::test]
+    async fn the_least_busy_for_its_weight_is_asked() {
+        let pool = pool_with("algorithm: leastconn", THREE);
+        let mut held = Vec::new();
+        let mut shares = [0; 3];
+        for _ in 0..70 {
+            let node = first(&pool, &ASKER, Duration::ZERO).unwrap();
+            shares[node.target.0 as usize] += 1;
+            held.push(node.gate.enter().await.unwrap());
+        }
+        assert_eq!(shares, [50, 10, 10]);
+        held.clear();
+        let _busy = pool.nodes[0].gate.enter().await.unwrap();
+        assert_eq!(picks(&pool, 1), "a", "5 to 1, it still has the most room");
+    }
+
+    #[test]
+    fn a_client_has_a_node_of_its_own_by_source() {
+        let pool = pool_with("algorithm: source", THREE);
+        let mut shares = [0u32; 3];
+        for number in 0..70_000 {
+            let node = first(&pool, &client(number), Duration::ZERO).unwrap();
+            shares[node.target.0 as usize] += 1;
+            assert_eq!(first(&pool, &client(number), Duration::ZERO).unwrap().target, node.target);
+        }
+        for (share, expected) in shares.into_iter().zip([50_000u32, 10_000, 10_000]) {
+            assert!(share.abs_diff(expected) < expected / 5, "{shares:?}");
+        }
+    }
+
+    #[test]
+    fn a_million_picks_have_the_shares_of_the_weights() {
+        let pool = pool_with("algorithm: roundrobin", THREE);
+        let mut shares = [0; 3];
+        for _ in 0..1_000_000 {
+            shares[first(&pool, &ASKER, Duration::ZERO).unwrap().target.0 as usize] += 1;
+        }
+        for (share, expected) in shares.into_iter().zip([714_286i32, 142_857, 142_857]) {
+            assert!((share - expected).abs() <= 2, "{shares:?}");
+        }
+    }
+
+    #[test]
+    fn a_mode_says_what_a_node_is_for() {
+        let pool = pool_with("stickiness: { kind: table }", THREE);
+        let [a, b, c] = [0, 1, 2].map(|i| &pool.nodes[i]);
+        let stuck = client(1);
+        assert_eq!(first(&pool, &stuck, Duration::ZERO).unwrap().name, "a");
+        a.set_mode(Mode::Drain);
+        b.set_mode(Mode::Backup);
+        assert_eq!(first(&pool, &stuck, Duration::ZERO).unwrap().name, "a", "it has this client already");
+        assert_eq!(first(&pool, &client(2), Duration::ZERO).unwrap().name, "c");
+        c.set_mode(Mode::Reject);
+        assert_eq!(first(&pool, &client(3), Duration::ZERO).unwrap().name, "b", "nobody else is left");
+        c.set_mode(Mode::Accept);
+        let metrics = Metrics::new().unwrap();
+        for _ in 0..3 {
+            pool.observe(c, Signal::RequestFailed, Duration::ZERO, &metrics);
+        }
+        assert_eq!(first(&pool, &client(4), Duration::ZERO).unwrap().name, "b", "the others are down");
+        a.set_mode(Mode::Reject);
+        assert_eq!(first(&pool, &stuck, Duration::ZERO).unwrap().name, "b", "reject heeds no stickiness");
+        b.set_mode(Mode::Reject);
+        c.set_mode(Mode::Drain);
+        assert!(first(&pool, &client(5), Duration::ZERO).is_none());
+    }
+
+    #[test]
+    fn a_client_of_the_table_is_known_for_its_time() {
+        let pool = pool_with("stickiness: { kind: table, ttl: 30m }", THREE);
+        let at = Duration::from_secs;
+        let names = |numbers: std::ops::Range<u32>, now| -> String {
+            numbers.map(|number| first(&pool, &client(number), now).unwrap().name.clone()).collect()
+        };
+        let before = names(0..14, at(0));
+        assert_eq!(before, "aabacaaaabacaa");
+        assert_eq!(names(0..14, at(1799)), before);
+        let v6 = |last: u16| Asker { client: IpAddr::V6([0x2001, 0xdb8, 0, 1, 0, 0, 0, last].into()), ..ASKER };
+        let network = first(&pool, &v6(1), at(0)).unwrap().target;
+        assert!((2..50).all(|last| first(&pool, &v6(last), at(0)).unwrap().target == network), "one /64, one client");
+        // From insertion, and not from when it was last seen.
+        assert_ne!(names(0..14, at(1800)), before);
+    }
+
+    #[test]
+    fn a_cookie_names_a_node_by_a_hash_alone() {
+        let pool = pool_with("stickiness: { kind: cookie }", THREE);
+        let with =
+            |cookie: &str| HeaderMap::from_iter([(http::header::COOKIE, cookie.parse::<HeaderValue>().unwrap())]);
+        let stranger = with("other=1");
+        let asker = Asker { fields: Some(&stranger), ..ASKER };
+        let node = first(&pool, &asker, Duration::ZERO).unwrap();
+        let set = pool.set_cookie(&asker, node.target).unwrap();
+        let set = set.to_str().unwrap();
+        assert!(set.starts_with("NB_SRVID=") && set.ends_with("; Path=/; HttpOnly; SameSite=Lax"), "{set}");
+        let known = with(&format!("other=1; {}", set.split(';').next().unwrap()));
+        let asker = Asker { fields: Some(&known), ..ASKER };
+        for _ in 0..20 {
+            assert_eq!(first(&pool, &asker, Duration::ZERO).unwrap().target, node.target);
+        }
+        assert_eq!(pool.set_cookie(&asker, node.target), None);
+        for made_up in ["NB_SRVID=a", "NB_SRVID=0", "NB_SRVID="] {
+            let made_up = with(made_up);
+            let asker = Asker { fields: Some(&made_up), ..ASKER };
+            assert_eq!((0..70).filter(|_| first(&pool, &asker, Duration::ZERO).unwrap().name == "a").count(), 50);
+        }
+        // It goes down: the client is told of another.
+        let metrics = Metrics::new().unwrap();
+        for _ in 0..3 {
+            pool.observe(node, Signal::RequestFailed, Duration::ZERO, &metrics);
+        }
+        let other = first(&pool, &asker, Duration::ZERO).unwrap();
+        assert_ne!(other.target, node.target);
+        assert!(pool.set_cookie(&asker, other.target).is_some());
+    }
+
+    #[test]
+    fn a_node_that_comes_back_starts_slowly() {
+        let nodes = "{ name: a, address: \"127.0.0.1:1\" }, { name: b, address: \"127.0.0.1:2\" }";
+        let pool = pool_with("health: { slow_start: 100s, check: connection, rise: 1 }", nodes);
+        let (metrics, at) = (Metrics::new().unwrap(), Duration::from_secs);
+        for _ in 0..3 {
+            pool.observe(&pool.nodes[0], Signal::CheckFailed, at(1), &metrics);
+        }
+        pool.observe(&pool.nodes[0], Signal::CheckPassed, at(10), &metrics);
+        let of_a = |now| (0..1000).filter(|_| first(&pool, &ASKER, now).unwrap().name == "a").count();
+        assert!((80..=100).contains(&of_a(at(20))), "a tenth of its weight: 1 in 11");
+        assert!((320..=350).contains(&of_a(at(60))), "half of it: 1 in 3");
+        assert_eq!(of_a(at(110)), 500);
     }
 
     #[test]

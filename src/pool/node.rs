@@ -1,7 +1,7 @@
 //! One node: its address, its health, its place counter.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use prometheus::IntGauge;
 
 use super::Gate;
 use crate::absence::Absence;
-use crate::config;
+use crate::config::{self, Mode};
 use crate::health::{Change, Health, Signal, Thresholds};
 use crate::hedge::{Latency, Silence};
 use crate::hop::TargetId;
@@ -65,6 +65,10 @@ pub struct Node {
     /// Until when `absence` makes this node a suspect, in milliseconds; read on every request.
     suspect_until: AtomicU64,
     health: Mutex<Health>,
+    /// A [`Mode`], as a number.
+    mode: AtomicU8,
+    /// When it last came up after it was down, in milliseconds; 0 while it never was.
+    up_since: AtomicU64,
     /// Read on every request, so that the lock is taken only when something is amiss.
     spotless: AtomicBool,
 }
@@ -94,12 +98,47 @@ impl Node {
             absence_suspect: metrics.node_absence_suspect.with_label_values(&labels),
             suspect_until: AtomicU64::new(0),
             health: Mutex::new(Health::default()),
+            mode: AtomicU8::new(node.mode as u8),
+            up_since: AtomicU64::new(0),
             spotless: AtomicBool::new(true),
         }
     }
 
     pub fn is_up(&self, now: Duration) -> bool {
         self.is_spotless() || self.health().is_up(now)
+    }
+
+    /// Whether it is asked last: down, silent, or suddenly without its files.
+    pub fn is_away(&self, now: Duration) -> bool {
+        !self.is_up(now) || self.silence.is_silent(now) || self.is_suspect(now)
+    }
+
+    pub fn mode(&self) -> Mode {
+        match self.mode.load(Ordering::Relaxed) {
+            1 => Mode::Reject,
+            2 => Mode::Drain,
+            3 => Mode::Backup,
+            _ => Mode::Accept,
+        }
+    }
+
+    pub fn set_mode(&self, mode: Mode) {
+        self.mode.store(mode as u8, Ordering::Relaxed);
+    }
+
+    /// Its weight in hundredths; for `slow_start` after it came up it grows to that.
+    pub fn weight_now(&self, now: Duration, slow_start: Duration) -> i64 {
+        let full = i64::from(self.weight) * 100;
+        let up_since = Duration::from_millis(self.up_since.load(Ordering::Relaxed));
+        let up_for = now.saturating_sub(up_since);
+        if up_since.is_zero() || up_for >= slow_start {
+            return full;
+        }
+        let share = up_for.as_secs_f64() / slow_start.as_secs_f64();
+        // invariant: below a weight of 255, in hundredths
+        #[allow(clippy::cast_possible_truncation)]
+        let grown = (full as f64 * share) as i64;
+        grown.max(1)
     }
 
     /// Up, with no failure counted against it.
@@ -124,6 +163,9 @@ impl Node {
         let mut health = self.health();
         let change = health.observe(signal, now, thresholds, last);
         self.spotless.store(health.is_spotless(), Ordering::Relaxed);
+        if change == Some(Change::Up) {
+            self.up_since.store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+        }
         change
     }
 

@@ -303,6 +303,9 @@ impl ProxyHttp for Front {
         if let Some(timing) = context.trip.server_timing(context.client.trusted) {
             response.append_header(headers::SERVER_TIMING, timing)?;
         }
+        if let Some(cookie) = &context.trip.set_cookie {
+            response.append_header(header::SET_COOKIE, cookie)?;
+        }
         if let Some(hsts) = &self.hsts {
             response.insert_header(header::STRICT_TRANSPORT_SECURITY, hsts)?;
         }

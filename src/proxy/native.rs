@@ -13,7 +13,7 @@ use crate::fallback::{Busy, Failure, Kind, Outcome, Plan, Refusal, Repeat, Searc
 use crate::health::Signal;
 use crate::location::Mark;
 use crate::pool::turns::Turn;
-use crate::pool::{Node, Permit, Pool};
+use crate::pool::{Asker, Node, Permit, Pool};
 use crate::snapshot::Caller;
 use crate::trip::Attempt;
 
@@ -66,10 +66,15 @@ impl Front {
         loop {
             let late = Instant::now() >= context.started + self.route().deadline;
             let native = context.native.as_mut()?;
+            let asker = Asker {
+                path: &context.target,
+                client: context.client.address,
+                fields: Some(&session.req_header().headers),
+            };
             let mut picked = None;
             let step = native.search.next(late, |index, visited| {
                 let pool = snapshot.pools.get(index)?;
-                let node = pool.pick(visited, snapshot.now(), &context.target, |_| Mark::Unknown)?;
+                let node = pool.pick(visited, snapshot.now(), &asker, |_| Mark::Unknown)?;
                 picked = pool.nodes.iter().position(|other| other.target == node.target).map(|node| (index, node));
                 Some(node.target)
             });
@@ -80,6 +85,7 @@ impl Front {
             native.asked = picked;
             native.began = Instant::now();
             let (pool, node) = self.node(native)?;
+            context.trip.set_cookie = pool.set_cookie(&asker, node.target);
             if let Caller::Neighbour = caller {
                 let path = snapshot.turns.path(&context.target);
                 native.turn = snapshot.turns.begin(node.target, path, NEIGHBOURS_UPLOADS);

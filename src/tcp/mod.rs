@@ -34,7 +34,7 @@ use crate::health::Signal;
 use crate::hop::Visited;
 use crate::location::Mark;
 use crate::metrics::Metrics;
-use crate::pool::{Node, Permit};
+use crate::pool::{Asker, Node, Permit};
 use crate::proxy_protocol;
 use crate::snapshot::Snapshot;
 
@@ -81,8 +81,9 @@ impl Tcp {
         let pool = self.snapshot.pools.get(self.pool)?;
         let header = pool.config.proxy_protocol.map(|version| proxy_protocol::write(version, client, local));
         let header = header.unwrap_or_default();
+        let asker = Asker { path: b"", client: client.ip().to_canonical(), fields: None };
         let mut visited = Visited::default();
-        while let Some(node) = pool.pick(&visited, self.snapshot.now(), b"", |_| Mark::Unknown) {
+        while let Some(node) = pool.pick(&visited, self.snapshot.now(), &asker, |_| Mark::Unknown) {
             // Never twice, whatever `pick` says.
             if !visited.insert(node.target) {
                 return None;

@@ -6,6 +6,7 @@
 
 mod support;
 
+mod balance;
 mod bounds;
 mod chain;
 mod config;

@@ -1,0 +1,93 @@
+//! Stickiness: a client that comes again is sent first to the node that it was sent to before. It chooses the first
+//! target only; what follows when that node lacks a file is the chain's business.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, header};
+use quick_cache::sync::Cache;
+
+use super::Asker;
+use crate::config;
+use crate::hop::TargetId;
+use crate::via::Identity;
+
+pub(super) enum Stick {
+    None,
+    /// By the client's address, of which the first 64 bits count in IPv6: a client has many with these.
+    Table {
+        known: Cache<IpAddr, (TargetId, Duration)>,
+        ttl: Duration,
+    },
+    Cookie {
+        name: String,
+        /// A node's cookie tells its number by a keyed hash only, so that no client can name a node that it was never
+        /// sent to.
+        tokens: Vec<(TargetId, String)>,
+    },
+}
+
+impl Stick {
+    pub(super) fn new(pool: &config::Pool, identity: &Identity) -> Self {
+        match &pool.stickiness {
+            config::Stickiness::None => Stick::None,
+            config::Stickiness::Table { ttl, entries } => Stick::Table { known: Cache::new(*entries), ttl: *ttl },
+            config::Stickiness::Cookie { name } => {
+                let token = |node: &config::Node| {
+                    (node.target, identity.token(&format!("{}\n{}\n{}", name, pool.name, node.address)))
+                };
+                Stick::Cookie { name: name.clone(), tokens: pool.nodes.iter().map(token).collect() }
+            }
+        }
+    }
+
+    /// The node that this client was sent to.
+    pub(super) fn find(&self, asker: &Asker<'_>, now: Duration) -> Option<TargetId> {
+        match self {
+            Stick::None => None,
+            Stick::Table { known, .. } => {
+                known.get(&key(asker.client)).filter(|(_, until)| now < *until).map(|(to, _)| to)
+            }
+            Stick::Cookie { name, tokens } => {
+                let came = cookie(asker.fields?, name)?;
+                tokens.iter().find(|(_, token)| *token == came).map(|(target, _)| *target)
+            }
+        }
+    }
+
+    /// Takes in where a client is sent, which was sent to `before`.
+    pub(super) fn keep(&self, asker: &Asker<'_>, before: Option<TargetId>, chosen: TargetId, now: Duration) {
+        if let (Stick::Table { known, ttl }, true) = (self, before != Some(chosen)) {
+            known.insert(key(asker.client), (chosen, now + *ttl));
+        }
+    }
+
+    /// The value of `Set-Cookie` for a client that is sent to `chosen` and does not know it.
+    pub(super) fn set_cookie(&self, asker: &Asker<'_>, chosen: TargetId) -> Option<HeaderValue> {
+        let Stick::Cookie { name, tokens } = self else { return None };
+        let (_, token) = tokens.iter().find(|(target, _)| *target == chosen)?;
+        let knows = asker.fields.and_then(|fields| cookie(fields, name)).is_some_and(|came| came == token);
+        if knows {
+            return None;
+        }
+        HeaderValue::from_str(&format!("{name}={token}; Path=/; HttpOnly; SameSite=Lax")).ok()
+    }
+}
+
+/// What identifies a client.
+fn key(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(_) => client,
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+    }
+}
+
+/// The value of a cookie (RFC 6265 §4.2.1).
+fn cookie<'a>(fields: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let lines = fields.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
+    let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.find(|(own, _)| *own == name).map(|(_, value)| value.trim_matches('"'))
+}
