@@ -101,6 +101,11 @@ impl Watch {
         Ok(head)
     }
 
+    /// Whether no byte of the next head was seen yet, and the body before it is over.
+    pub fn is_between(&self) -> bool {
+        matches!(self, Watch::Head(kept) if kept.is_empty())
+    }
+
     /// Drops the first `length` bytes of the head being read: an interim one that is over.
     pub fn drop_interim(&mut self, length: usize) {
         if let Watch::Head(kept) = self {

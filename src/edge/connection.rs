@@ -66,29 +66,43 @@ pub struct Connection {
 /// A deadline that costs nothing until something has to wait.
 #[derive(Default)]
 struct Timer {
-    /// What the timer was set for; a change of it sets it anew.
-    set_for: Option<Phase>,
+    /// What the timer was set for, and when it is over; a change of phase sets it anew.
+    set: Option<(Phase, Instant)>,
+    /// May be due before the deadline, never after it while it is polled: most deadlines are moved on long before
+    /// they are over, and then the sleep need not be.
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl Timer {
-    fn poll(&mut self, cx: &mut Context<'_>, phase: Phase, after: Duration) -> Poll<()> {
-        if self.set_for != Some(phase) {
-            let deadline = Instant::now() + after;
-            match &mut self.sleep {
-                Some(sleep) => sleep.as_mut().reset(deadline),
-                None => self.sleep = Some(Box::pin(tokio::time::sleep_until(deadline))),
+    /// Sets it, if it is not set for this phase already.
+    fn start(&mut self, phase: Phase, after: Duration) -> Instant {
+        match self.set {
+            Some((set_for, deadline)) if set_for == phase => deadline,
+            _ => {
+                let deadline = Instant::now() + after;
+                self.set = Some((phase, deadline));
+                deadline
             }
-            self.set_for = Some(phase);
         }
-        match &mut self.sleep {
-            Some(sleep) => sleep.as_mut().poll(cx),
-            None => Poll::Pending,
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, phase: Phase, after: Duration) -> Poll<()> {
+        let deadline = self.start(phase, after);
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if sleep.deadline() > deadline {
+            sleep.as_mut().reset(deadline);
+        }
+        loop {
+            ready!(sleep.as_mut().poll(cx));
+            if sleep.deadline() >= deadline {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(deadline);
         }
     }
 
     fn stop(&mut self) {
-        self.set_for = None;
+        self.set = None;
     }
 }
 
@@ -174,6 +188,73 @@ impl Connection {
         }
     }
 
+    /// Waits for the first byte of a request. False when none came in time, or none will come.
+    pub(super) async fn begins(&mut self) -> bool {
+        if !self.ahead.is_empty() || !self.watch().is_between() {
+            return true;
+        }
+        let begins = match &self.wire {
+            Wire::Plain(_) => std::future::poll_fn(|cx| self.poll_begins(cx)).await,
+            // TLS may have more than its socket, so it has to be read.
+            Wire::Tls(_) => self.read_ahead(HEAD_AHEAD).await,
+        };
+        begins.is_ok_and(|read| read > 0)
+    }
+
+    fn poll_begins(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if let Wire::Plain(socket) = &self.wire
+            && socket.poll_readable(cx)?.is_pending()
+        {
+            return self.poll_wait(cx).map(Err);
+        }
+        Poll::Ready(Ok(1))
+    }
+
+    /// Reads at most so many bytes, and keeps them for the next read.
+    async fn read_ahead(&mut self, most: usize) -> io::Result<usize> {
+        std::future::poll_fn(|cx| {
+            let mut piece = [0u8; HEAD_AHEAD];
+            let mut piece = ReadBuf::new(&mut piece[..most.min(HEAD_AHEAD)]);
+            ready!(self.poll_bounded_read(cx, &mut piece))?;
+            self.ahead.extend_from_slice(piece.filled());
+            Poll::Ready(Ok(piece.filled().len()))
+        })
+        .await
+    }
+
+    /// Whether an HTTP/2 connection begins here. Reads ahead only while the bytes may still be HTTP/2's preface, so
+    /// that a request shorter than the preface is answered and not waited for.
+    pub(super) async fn is_http2(&mut self) -> io::Result<bool> {
+        while self.ahead.len() < PREFACE.len() && PREFACE.starts_with(&self.ahead) {
+            if self.read_ahead(PREFACE.len() - self.ahead.len()).await? == 0 {
+                break;
+            }
+        }
+        if self.ahead.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if self.ahead == PREFACE {
+            self.phase.store(Phase::Multiplexed as u8, Ordering::Relaxed);
+            self.read_timer.stop();
+        }
+        Ok(self.ahead == PREFACE)
+    }
+
+    /// Waits for as long as the phase allows; then the error that ends a read.
+    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let phase = self.phase();
+        let after = match phase {
+            Phase::First | Phase::Head => self.limits.header_timeout,
+            Phase::Idle => self.limits.idle_timeout,
+            Phase::Serving => match self.time_left() {
+                Some(left) => left,
+                None => return Poll::Pending,
+            },
+            Phase::Multiplexed => return Poll::Pending,
+        };
+        self.read_timer.poll(cx, phase, after).map(|()| io::ErrorKind::TimedOut.into())
+    }
+
     fn poll_bounded_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let phase = self.phase();
@@ -186,7 +267,7 @@ impl Connection {
                         self.read_timer.stop();
                         self.enter(Phase::Head);
                         // The clock of the head starts with its first byte.
-                        let _ = self.read_timer.poll(cx, Phase::Head, self.limits.header_timeout);
+                        self.read_timer.start(Phase::Head, self.limits.header_timeout);
                     }
                     Phase::Head => self.head_read += read,
                     Phase::Serving | Phase::Multiplexed => self.read_timer.stop(),
@@ -199,19 +280,7 @@ impl Connection {
                 }
                 Poll::Ready(result)
             }
-            Poll::Pending => {
-                let after = match phase {
-                    Phase::First | Phase::Head => self.limits.header_timeout,
-                    Phase::Idle => self.limits.idle_timeout,
-                    Phase::Serving => match self.time_left() {
-                        Some(left) => left,
-                        None => return Poll::Pending,
-                    },
-                    Phase::Multiplexed => return Poll::Pending,
-                };
-                ready!(self.read_timer.poll(cx, phase, after));
-                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-            }
+            Poll::Pending => self.poll_wait(cx).map(Err),
         }
     }
 
@@ -322,35 +391,16 @@ impl AsyncWrite for Connection {
 /// A larger head is written at once.
 const MOST_HELD: usize = 8 * 1024;
 
+/// Most bytes read ahead of a request.
+const HEAD_AHEAD: usize = 2 * 1024;
+
 /// HTTP/2's preface (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 #[async_trait]
 impl Peek for Connection {
-    /// Reads ahead only while the bytes may still be HTTP/2's preface, so that a request shorter than the
-    /// preface is answered and not waited for.
     async fn try_peek(&mut self, buf: &mut [u8]) -> io::Result<bool> {
-        while self.ahead.len() < PREFACE.len() && PREFACE.starts_with(&self.ahead) {
-            let mut piece = [0u8; PREFACE.len()];
-            let room = PREFACE.len() - self.ahead.len();
-            let read = std::future::poll_fn(|cx| {
-                let mut piece = ReadBuf::new(&mut piece[..room]);
-                ready!(self.poll_bounded_read(cx, &mut piece))?;
-                Poll::Ready(io::Result::Ok(piece.filled().len()))
-            })
-            .await?;
-            if read == 0 {
-                break;
-            }
-            self.ahead.extend_from_slice(&piece[..read]);
-        }
-        if self.ahead.is_empty() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        if self.ahead == PREFACE {
-            self.phase.store(Phase::Multiplexed as u8, Ordering::Relaxed);
-            self.read_timer.stop();
-        }
+        self.is_http2().await?;
         let shown = self.ahead.len().min(buf.len());
         buf[..shown].copy_from_slice(&self.ahead[..shown]);
         Ok(true)

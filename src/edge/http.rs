@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use log::debug;
-use pingora::apps::ServerApp;
+use pingora::apps::{HttpPersistentSettings, HttpServerApp, ServerApp};
 use pingora::listeners::tls::Acceptor;
-use pingora::protocols::{ALPN, Ssl, Stream};
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::{ALPN, Ssl};
 use pingora::server::ShutdownWatch;
 use prometheus::IntCounter;
 
@@ -23,16 +24,66 @@ pub struct Http<A> {
     unfinished: IntCounter,
 }
 
-impl<A: ServerApp + Send + Sync + 'static> Http<A> {
+impl<A: HttpServerApp + Send + Sync + 'static> Http<A> {
     /// `name` is the listener's. `None` for `tls` is plain HTTP.
     pub fn new(name: &str, app: A, tls: Option<Acceptor>, limits: Limits, metrics: &Metrics) -> Self {
         let unfinished = metrics.unfinished_heads.with_label_values(&[name]);
         Http { app: Arc::new(app), tls, limits, unfinished }
     }
+
+    /// Pingora's own loop over a connection's requests, but that it is told of a request only when it has begun: while
+    /// it waits for one it holds all that it needs to serve one, some 30 KiB. So an idle connection holds only itself.
+    async fn serve(&self, mut connection: Box<Connection>, alpn: Option<ALPN>, shutdown: &ShutdownWatch) {
+        let mut stop = shutdown.clone();
+        let may_be_http2 = alpn.is_none() && self.app.server_options().is_some_and(|options| options.h2c);
+        let is_http2 = match may_be_http2 && self.tls.is_none() {
+            true => tokio::select! {
+                biased;
+                is_http2 = connection.is_http2() => is_http2,
+                _ = stop.wait_for(|stop| *stop) => return,
+            },
+            false => Ok(alpn == Some(ALPN::H2)),
+        };
+        match is_http2 {
+            Ok(false) => {}
+            Ok(true) => {
+                self.app.process_new(connection, shutdown).await;
+                return;
+            }
+            Err(error) => return debug!("no request: {error}"),
+        }
+        let mut settings: Option<HttpPersistentSettings> = None;
+        loop {
+            // What has begun is served, whatever the hour.
+            let begins = tokio::select! {
+                biased;
+                begins = connection.begins() => begins,
+                _ = stop.wait_for(|stop| *stop) => false,
+            };
+            if !begins {
+                return;
+            }
+            let mut session = ServerSession::new_http1(connection);
+            match settings.take() {
+                Some(settings) => settings.apply_to_session(&mut session),
+                None => {
+                    // `Connection` bounds the wait; this only says that there may be a next request.
+                    session.set_keepalive((!*shutdown.borrow()).then_some(60));
+                    let most = self.app.server_options().and_then(|options| options.keepalive_request_limit);
+                    session.set_keepalive_reuses_remaining(most);
+                }
+            }
+            let Some(reused) = self.app.process_new_http(session, shutdown).await else { return };
+            let (stream, next) = reused.consume();
+            let Ok(same) = stream.into_any().downcast() else { return };
+            connection = same;
+            settings = next;
+        }
+    }
 }
 
 #[async_trait]
-impl<A: ServerApp + Send + Sync + 'static> Carry for Http<A> {
+impl<A: HttpServerApp + Send + Sync + 'static> Carry for Http<A> {
     async fn carry(&self, accepted: Accepted, shutdown: &ShutdownWatch) {
         let peer = accepted.peer;
         let socket = Socket::new(accepted.tcp, peer);
@@ -40,7 +91,9 @@ impl<A: ServerApp + Send + Sync + 'static> Carry for Http<A> {
         let (wire, alpn) = match &self.tls {
             None => (Wire::Plain(socket), None),
             Some(acceptor) => {
-                match tokio::time::timeout(self.limits.header_timeout, acceptor.tls_handshake(socket)).await {
+                // Boxed, so that the connections of a plain listener need no room for it.
+                let handshake = Box::pin(acceptor.tls_handshake(socket));
+                match tokio::time::timeout(self.limits.header_timeout, handshake).await {
                     Ok(Ok(tls)) => {
                         let alpn = tls.selected_alpn_proto();
                         (Wire::Tls(Box::new(tls)), alpn)
@@ -51,11 +104,8 @@ impl<A: ServerApp + Send + Sync + 'static> Carry for Http<A> {
             }
         };
         let phase = if alpn == Some(ALPN::H2) { Phase::Multiplexed } else { Phase::First };
-        let stream: Stream = Box::new(Connection::new(wire, aborted, self.limits, phase, self.unfinished.clone()));
-        let mut next = self.app.process_new(stream, shutdown).await;
-        while let Some(stream) = next {
-            next = self.app.process_new(stream, shutdown).await;
-        }
+        let connection = Connection::new(wire, aborted, self.limits, phase, self.unfinished.clone());
+        self.serve(Box::new(connection), alpn, shutdown).await;
     }
 
     async fn cleanup(&self) {

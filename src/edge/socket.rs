@@ -94,6 +94,11 @@ impl Socket {
         let _ = digest.peer_addr.set(Some(pingora::protocols::l4::socket::SocketAddr::Inet(peer)));
         Socket { tcp, digest: Arc::new(digest), aborted: Arc::default() }
     }
+
+    /// Whether there is something to read, or an end.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.tcp.poll_read_ready(cx)
+    }
 }
 
 impl Drop for Socket {
