@@ -61,6 +61,8 @@ pub struct Connection {
     unfinished: IntCounter,
     read_timer: Timer,
     write_timer: Timer,
+    /// Bytes that the client had acknowledged when `write_timer` was set.
+    taken: Option<u64>,
 }
 
 /// A deadline that costs nothing until something has to wait.
@@ -101,6 +103,10 @@ impl Timer {
         }
     }
 
+    fn is_set(&self) -> bool {
+        self.set.is_some()
+    }
+
     fn stop(&mut self) {
         self.set = None;
     }
@@ -128,6 +134,7 @@ impl Connection {
             unfinished,
             read_timer: Timer::default(),
             write_timer: Timer::default(),
+            taken: None,
         }
     }
 
@@ -304,14 +311,25 @@ impl Connection {
         Pin::new(&mut self.wire).poll_write(cx, buf)
     }
 
+    /// Bounds the wait for a client that takes nothing. What it takes is told by its acknowledgements: the kernel's
+    /// buffer has room again only when megabytes are gone, and a slow client would seem to stall meanwhile.
     fn bound_write<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if written.is_pending() {
+        if !written.is_pending() {
+            self.write_timer.stop();
+            return written;
+        }
+        if !self.write_timer.is_set() {
+            self.taken = self.wire.taken();
+        }
+        loop {
             let left = self.time_left().unwrap_or(Duration::MAX);
             ready!(self.write_timer.poll(cx, Phase::Serving, self.limits.stall_timeout.min(left)));
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            let before = std::mem::replace(&mut self.taken, self.wire.taken());
+            if self.taken == before || self.time_left() == Some(Duration::ZERO) {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            self.write_timer.stop();
         }
-        self.write_timer.stop();
-        written
     }
 }
 

@@ -1,5 +1,6 @@
 //! HTTP, with TLS or without: a connection gets its bounds and goes to a Pingora application.
 
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -12,8 +13,8 @@ use pingora::server::ShutdownWatch;
 use prometheus::IntCounter;
 
 use super::connection::{Connection, Phase};
-use super::socket::{Socket, Wire};
-use super::{Accepted, Carry, Limits};
+use super::socket::{self, Socket, Wire};
+use super::{Accepted, Carry, Limits, bound_unsent};
 use crate::metrics::Metrics;
 
 /// Serves a listener's connections by a Pingora application.
@@ -86,6 +87,10 @@ impl<A: HttpServerApp + Send + Sync + 'static> Http<A> {
 impl<A: HttpServerApp + Send + Sync + 'static> Carry for Http<A> {
     async fn carry(&self, accepted: Accepted, shutdown: &ShutdownWatch) {
         let peer = accepted.peer;
+        // Else a slow client is told from a stalled one by what it has acknowledged.
+        if socket::taken(accepted.tcp.as_raw_fd()).is_none() {
+            bound_unsent(&accepted.tcp, peer);
+        }
         let socket = Socket::new(accepted.tcp, peer);
         let aborted = socket.aborted.clone();
         let (wire, alpn) = match &self.tls {

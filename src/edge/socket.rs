@@ -11,9 +11,11 @@ use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use log::debug;
+use pingora::protocols::l4::ext::get_tcp_info;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
+    UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -30,6 +32,11 @@ impl Wire {
             Wire::Plain(_) => None,
             Wire::Tls(tls) => Some(tls),
         }
+    }
+
+    /// Bytes that the other side has acknowledged so far.
+    pub(super) fn taken(&self) -> Option<u64> {
+        taken(self.id())
     }
 
     pub(super) fn id(&self) -> i32 {
@@ -99,6 +106,11 @@ impl Socket {
     pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.tcp.poll_read_ready(cx)
     }
+}
+
+/// Bytes that the other side of a socket has acknowledged so far; kernels before 6.2 do not say.
+pub(super) fn taken(socket: UniqueIDType) -> Option<u64> {
+    get_tcp_info(socket).ok().map(|info| info.tcpi_bytes_acked)
 }
 
 impl Drop for Socket {

@@ -120,6 +120,7 @@ impl Carry for Tcp {
             Ok(local) => local,
             Err(error) => return debug!("{}: {peer}: {error}", self.listener),
         };
+        edge::bound_unsent(&accepted.tcp, peer);
         let mut client = Side::new(accepted.tcp);
         let Some((node, mut upstream, _place)) = self.join(peer, local).await else {
             return debug!("{}: {peer}: no node takes a connection", self.listener);
@@ -145,7 +146,8 @@ async fn connect(node: &Node, header: &[u8], wait: Duration) -> Result<TcpStream
     let Some(address) = node.endpoint.address() else { return Err(Outcome::Down(Failure::DnsError)) };
     let connecting = async {
         let mut tcp = TcpStream::connect(address).await?;
-        edge::tune(&tcp, address);
+        edge::send_at_once(&tcp, address);
+        edge::bound_unsent(&tcp, address);
         tcp.write_all(header).await?;
         Ok(tcp)
     };
