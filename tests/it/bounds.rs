@@ -216,7 +216,7 @@ fn idle_connections_are_cheap() {
         .collect();
     let each = (hopfall.rss_kib().saturating_sub(before)) as f64 / COUNT as f64;
     println!("{each:.1} KiB per idle connection");
-    assert!(each <= 40.0, "{each:.1} KiB per idle connection");
+    assert!(each <= 8.0, "{each:.1} KiB per idle connection");
     drop(clients);
     wait_until("they are gone", PATIENCE, || {
         hopfall.metrics().value("hopfall_client_connections", &[("listener", "web")]) == 0.0
