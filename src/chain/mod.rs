@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout_at};
 use hints::Hints;
 pub use hints::unix_now;
 pub use reply::send_own;
-use reply::{send_head, send_piece};
+use reply::{hold_next, send_head, send_piece};
 
 use crate::config::Route;
 use crate::fallback::{Busy, Failure, Kind, Outcome, Plan, Refusal, Repeat, Search, Step, Verdict};
@@ -33,7 +33,7 @@ use crate::health::Signal;
 use crate::hop::{TargetId, Visited};
 use crate::location::PathId;
 use crate::metrics::Metrics;
-use crate::origin::{Answer, Ask, Asked, NodeOrigin, Origin, S3Origin, StoreOrigin, Upstream, connector};
+use crate::origin::{Answer, Ask, Asked, NodeOrigin, Origin, Piece, S3Origin, StoreOrigin, Upstream, connector};
 use crate::pool::turns::{Turn, Waited};
 use crate::pool::{Asker, Node, Pool};
 use crate::snapshot::{Caller, Snapshot};
@@ -380,6 +380,7 @@ impl Chain {
             return Ok(());
         }
         let idle = chosen.origin().upstream().bounds().body_idle_timeout;
+        let mut waits_for_more = answer.announced().unwrap_or(0);
         loop {
             let piece = match timeout_at(until, answer.next_piece(idle)).await {
                 Ok(Ok(Some(piece))) => piece,
@@ -387,20 +388,48 @@ impl Chain {
                 Ok(Err(failure)) => return Err(abort("upstream", failure, trip)),
                 Err(_) => return Err(abort("deadline", Failure::HttpResponseTimeout, trip)),
             };
-            let length = piece.len() as u64;
-            match timeout_at(until, send_piece(session, piece)).await {
-                Ok(Ok(())) => {
-                    trip.sent += length;
+            if piece.len() > SHORT || piece.len() >= waits_for_more {
+                self.pass_on(session, piece, until, trip).await?;
+            } else {
+                // What came with the head leaves together with what follows, if that is at hand.
+                let start = piece.into_bytes();
+                let more = answer.piece_at_hand();
+                if matches!(more, Some(Ok(Some(_)))) {
+                    hold_next(session);
                 }
-                Ok(Err(error)) => {
-                    trip.aborted = Some("client");
-                    return Err(error);
+                self.pass_on(session, Piece::Shared(start), until, trip).await?;
+                match more {
+                    Some(Ok(Some(piece))) => self.pass_on(session, piece, until, trip).await?,
+                    Some(Ok(None)) => break,
+                    Some(Err(failure)) => return Err(abort("upstream", failure, trip)),
+                    None => {}
                 }
-                Err(_) => return Err(abort("deadline", Failure::HttpResponseTimeout, trip)),
             }
+            waits_for_more = 0;
         }
         answer.finish().await;
         session.write_response_body(Bytes::new(), true).await.inspect_err(|_| trip.aborted = Some("client"))
+    }
+
+    /// Sends one piece of a body, and counts it.
+    async fn pass_on(
+        &self,
+        session: &mut ServerSession,
+        piece: Piece<'_>,
+        until: Instant,
+        trip: &mut Trip,
+    ) -> Result<()> {
+        let length = piece.len() as u64;
+        match timeout_at(until, send_piece(session, piece)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                trip.aborted = Some("client");
+                return Err(error);
+            }
+            Err(_) => return Err(abort("deadline", Failure::HttpResponseTimeout, trip)),
+        }
+        trip.sent += length;
+        Ok(())
     }
 
     /// Answers with a status of our own. The client's connection stays usable.
@@ -481,5 +510,7 @@ fn abort(side: &'static str, failure: Failure, trip: &mut Trip) -> Box<Error> {
 }
 
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+/// A first piece no longer than this is worth a copy, so that it leaves with the second: it is what came with the head.
+const SHORT: usize = 4 * 1024;
 /// How often one node is reported to point back.
 const LOOP_REPORT: Duration = Duration::from_secs(10);

@@ -6,6 +6,7 @@ use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use pingora::{ErrorType, OrErr, Result};
 
+use crate::edge::Connection;
 use crate::origin::Piece;
 use crate::trip::Trip;
 
@@ -28,6 +29,13 @@ pub async fn send_own(
         session.write_response_body(Bytes::from(body), true).await.inspect_err(|_| trip.aborted = Some("client"))?;
     }
     Ok(())
+}
+
+/// Lets the next piece leave with the one after it.
+pub(super) fn hold_next(session: &ServerSession) {
+    if let Some(connection) = Connection::of(session.stream()) {
+        connection.hold_next();
+    }
 }
 
 /// Sends a piece of a body: on HTTP/1 without a copy of it.

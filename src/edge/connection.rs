@@ -46,9 +46,10 @@ pub struct Connection {
     aborted: Arc<AtomicBool>,
     limits: Limits,
     phase: AtomicU8,
-    /// The head of an answer, held until its body begins, so that both leave in one packet.
+    /// The head of an answer, held until its body begins, so that both leave in one packet; and the body's start, where
+    /// more of it is at hand.
     held: Vec<u8>,
-    /// Whether the next write is such a head.
+    /// Whether the next write is held.
     holds_next: AtomicBool,
     /// Bytes read ahead to tell HTTP/2 from HTTP/1.
     ahead: Vec<u8>,
@@ -151,6 +152,11 @@ impl Connection {
         self.enter(Phase::Serving);
         self.holds_next.store(true, Ordering::Relaxed);
         self.watch().begin_body(None, body)
+    }
+
+    /// The next write leaves with the one after it, if it is short. There has to be one.
+    pub fn hold_next(&self) {
+        self.holds_next.store(true, Ordering::Relaxed);
     }
 
     /// The request is answered; the next one may take the idle time to begin.
@@ -358,7 +364,7 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.holds_next.swap(false, Ordering::Relaxed) && buf.len() <= MOST_HELD {
+        if self.holds_next.swap(false, Ordering::Relaxed) && self.held.len() + buf.len() <= MOST_HELD {
             self.held.extend_from_slice(buf);
             return Poll::Ready(Ok(buf.len()));
         }
@@ -406,7 +412,7 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// A larger head is written at once.
+/// What is larger is written at once.
 const MOST_HELD: usize = 8 * 1024;
 
 /// Most bytes read ahead of a request.

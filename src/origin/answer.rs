@@ -77,6 +77,19 @@ impl Answer {
         }
     }
 
+    /// The next piece of the body, if it is here already. What is held here comes in large pieces, and is not asked so.
+    pub fn piece_at_hand(&mut self) -> Option<Result<Option<Piece<'_>>, Failure>> {
+        match self {
+            Answer::Live(live) => Some(live.piece_at_hand()?.map(|piece| piece.map(Piece::Read))),
+            Answer::Held(_) => None,
+        }
+    }
+
+    /// The length that the head announces.
+    pub fn announced(&self) -> Option<usize> {
+        self.fields().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    }
+
     /// Gives the connection back after the body was read to its end; one that is not reusable is closed.
     pub async fn finish(self) {
         match self {

@@ -218,6 +218,25 @@ impl Live {
         }
     }
 
+    /// The next piece of the body, if it is here already.
+    pub fn piece_at_hand(&mut self) -> Option<Result<Option<&[u8]>, Failure>> {
+        match poll_once(self.session.read_body_ref()) {
+            Poll::Ready(Ok(piece)) => {
+                if let (Some(bill), Some(piece)) = (&self.bill, &piece) {
+                    bill.bytes(piece.len() as u64);
+                }
+                Some(Ok(piece))
+            }
+            Poll::Ready(Err(_)) => Some(Err(Failure::HttpResponseIncomplete)),
+            Poll::Pending => None,
+        }
+    }
+
+    /// The length that the head announces.
+    pub fn announced(&self) -> Option<usize> {
+        self.head().headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    }
+
     /// Has its body bytes paid for.
     pub fn bill_to(&mut self, bill: Arc<Bill>) {
         self.bill = Some(bill);
@@ -256,11 +275,7 @@ impl Live {
     /// Lets the answer go unserved. What is already here is read at once; the rest is drained on the side,
     /// so that a slow 404 costs a connection and no latency; too much is not drained at all.
     pub async fn discard(mut self) {
-        let announced = self
-            .head()
-            .headers
-            .get(header::CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        let announced = self.announced();
         if !self.session.is_body_done() && announced.is_some_and(|length| length > DRAIN_BYTES) {
             debug!("a refused body of {announced:?} bytes is not drained");
             return;

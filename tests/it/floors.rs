@@ -40,6 +40,7 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("admin", "chain"),           // purges, and tells the map's size
     ("keep", "chain"),            // saves the chain's own map
     ("probe", "keep"),            // at its interval
+    ("chain", "edge"),            // tells the connection which piece to hold for the next
     ("admin", "edge"),            // tells the connection when a request begins and ends
     ("tcp", "edge"),              // is handed the connections that it accepts
     ("trip", "fallback"),         // a trip is a list of outcomes

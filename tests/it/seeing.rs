@@ -141,7 +141,8 @@ fn the_metrics_of_the_contract_are_there() {
     let hopfall = fleet.s3("seeing").start();
     hopfall.get("/cat.jpg");
     hopfall.get("/dog.jpg");
-    wait_until("the log", PATIENCE, || hopfall.metrics().has("hopfall_s3_requests_total", &[]));
+    // A request is counted after its answer.
+    wait_until("both are counted", PATIENCE, || hopfall.metrics().value("hopfall_hops_per_request_count", &[]) == 2.0);
     let metrics = hopfall.metrics();
     let series: &[(&str, &[(&str, &str)])] = &[
         ("hopfall_requests_total", &[("listener", "web"), ("code", "200"), ("served_by", "full")]),
