@@ -18,6 +18,7 @@ fn a_path_is_asked_of_its_own_node_first_and_falls_back_from_there() {
         assert_eq!((answer.status, answer.text()), (200, name.clone()));
     }
     let asked = |node: &Nginx, name: &str| node.requests_for(&format!("/{name}?v=1")).len();
+    wait_until("the last one to be noted", PATIENCE, || asked(&full, &names[19]) == 3);
     let (leans, fulls): (Vec<_>, Vec<_>) = names.iter().partition(|name| asked(&lean, name) > 0);
     assert!(!leans.is_empty() && !fulls.is_empty(), "both are first for some: {leans:?} {fulls:?}");
     for name in &names {
@@ -25,12 +26,15 @@ fn a_path_is_asked_of_its_own_node_first_and_falls_back_from_there() {
         assert_eq!((asked(&lean, name), asked(&full, name)), (if first_is_lean { 3 } else { 0 }, 3), "{name}");
     }
     assert_eq!(client.request("GET", "/nowhere.jpg", &[]).response().status, 404);
-    assert_eq!((lean.requests_for("/nowhere.jpg").len(), full.requests_for("/nowhere.jpg").len()), (1, 1));
+    wait_until("both to be asked", PATIENCE, || {
+        (lean.requests_for("/nowhere.jpg").len(), full.requests_for("/nowhere.jpg").len()) == (1, 1)
+    });
 
     // An upload goes where its path is looked for. (nginx takes none: what counts is who was asked.)
     for (name, node) in [(leans[0], &lean), (fulls[0], &full)] {
-        assert_eq!(client.upload("PUT", &format!("/{name}"), &[], b"x").response().status, 405);
-        assert_eq!(node.requests_for(&format!("/{name}")).len(), 1);
+        assert_eq!(hopfall.connect().upload("PUT", &format!("/{name}"), &[], b"x").response().status, 405);
+        // nginx notes a request after it has answered.
+        wait_until("its node to be asked", PATIENCE, || node.requests_for(&format!("/{name}")).len() == 1);
     }
 
     // Who is gone is skipped, and its paths come back to it.
