@@ -16,7 +16,7 @@ use s3s_fs::FileSystem;
 use super::client::{self, Reply};
 use super::picture::Picture;
 use super::port;
-use crate::s3::sign::{self, Place};
+use crate::s3::sign::Signer;
 
 pub const BUCKET: &str = "pictures";
 pub const REGION: &str = "us-east-1";
@@ -52,9 +52,8 @@ impl Store {
     /// What the store itself answers to somebody who signs with `secret`.
     pub async fn ask_signed(&self, picture: &Picture, secret: &str) -> anyhow::Result<Reply> {
         let (host, path) = (self.address.to_string(), format!("/{BUCKET}{}", picture.path));
-        let place = Place { region: REGION, host: &host, path: &path };
         let credentials = Credentials::new(ACCESS_KEY, secret, None, None, "demo");
-        let signed = sign::headers(&Method::GET, place, &[], &credentials, SystemTime::now())?;
+        let signed = Signer::new(&credentials, REGION, &host).headers(&Method::GET, &path, SystemTime::now())?;
         client::ask(self.address, &Method::GET, &path, &signed.into_iter().collect()).await
     }
 }

@@ -20,7 +20,8 @@ use crate::hop::TargetId;
 use crate::metrics::{Metrics, TargetMetrics};
 use crate::pool::{Endpoint, Gate};
 use crate::s3::answer::{self, Denied, ERROR_BYTES};
-use crate::s3::{key, sign};
+use crate::s3::key;
+use crate::s3::sign::Signer;
 use crate::via::{Hop, Identity};
 
 pub struct S3Origin {
@@ -30,6 +31,7 @@ pub struct S3Origin {
     all_metrics: Arc<Metrics>,
     gate: Gate,
     upstream: Arc<Upstream>,
+    signer: Signer,
     /// What a probe has learned of the bucket: one of the `BUCKET_*` values.
     bucket: AtomicU8,
     /// When an operator was last told what is wrong, so that a broken key does not flood the log.
@@ -62,6 +64,7 @@ impl S3Origin {
             metrics: target_metrics,
             all_metrics: metrics.clone(),
             upstream: Upstream::new(connector(ca), bounds, store.tls.then(|| store.address.host.clone())),
+            signer: Signer::new(&store.credentials, &store.region, &store.host),
             bucket: AtomicU8::new(BUCKET_UNKNOWN),
             told: Mutex::new(None),
             bill: Arc::new(Bill::new(store, metrics)),
@@ -145,8 +148,7 @@ impl S3Origin {
             Addressing::Path => format!("/{}/{key}", self.config.bucket),
             Addressing::Virtual => format!("/{key}"),
         };
-        let place = sign::Place { region: &self.config.region, host: &self.config.host, path: &path };
-        let signed = sign::headers(method, place, &[], &self.config.credentials, SystemTime::now())?;
+        let signed = self.signer.headers(method, &path, SystemTime::now())?;
         let mut request = RequestHeader::build(method.clone(), path.as_bytes(), Some(fields.len() + signed.len() + 1))?;
         request.append_header(header::HOST, self.config.host.as_str())?;
         for (name, value) in fields {
