@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use http::{Version, header};
+use http::{HeaderMap, Method, Version, header};
 use log::debug;
 use pingora::connectors::{ConnectorOptions, TransportConnector};
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -312,6 +312,19 @@ impl Live {
 /// Polls a read that holds no state of its own across polls.
 fn poll_once<T>(future: impl Future<Output = T>) -> Poll<T> {
     pin!(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// The head of a request. Made of parts, because Pingora's `append_header` parses each name anew.
+///
+/// # Errors
+/// When `target` is no request target.
+pub fn request_head(method: &Method, target: &[u8], fields: HeaderMap) -> pingora::Result<RequestHeader> {
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    parts.method = method.clone();
+    parts.headers = fields;
+    let mut request = RequestHeader::from(parts);
+    request.set_raw_path(target)?;
+    Ok(request)
 }
 
 /// Whether the body is chunked. Refuses what Pingora's parser lets through and RFC 9112 §6 does not.

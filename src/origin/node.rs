@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use http::{HeaderMap, HeaderValue, header};
 use pingora::http::RequestHeader;
 
+use super::live::request_head;
 use super::{Answer, Ask, Asked, Origin, Upstream};
 use crate::fallback::{Busy, Failure, Outcome, node_outcome};
 use crate::pool::Node;
@@ -36,13 +37,7 @@ impl NodeOrigin {
             fields.append(name.clone(), value.clone());
         }
         fields.extend(self.node.hop.after(ask.for_node));
-        // Made of parts, because Pingora's `append_header` parses each name anew.
-        let (mut parts, ()) = http::Request::new(()).into_parts();
-        parts.method = ask.method.clone();
-        parts.headers = fields;
-        let mut request = RequestHeader::from(parts);
-        request.set_raw_path(ask.target)?;
-        Ok(request)
+        request_head(ask.method, ask.target, fields)
     }
 }
 

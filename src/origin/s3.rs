@@ -12,7 +12,7 @@ use pingora::http::RequestHeader;
 use tokio::time::{Instant, sleep};
 
 use super::bill::Bill;
-use super::live::{Live, Upstream, connector};
+use super::live::{Live, Upstream, connector, request_head};
 use crate::conditional;
 use crate::config::{self, Addressing, OnDenied};
 use crate::fallback::{Busy, Failure, Outcome};
@@ -149,15 +149,12 @@ impl S3Origin {
             Addressing::Virtual => format!("/{key}"),
         };
         let signed = self.signer.headers(method, &path, SystemTime::now())?;
-        let mut request = RequestHeader::build(method.clone(), path.as_bytes(), Some(fields.len() + signed.len() + 1))?;
-        request.append_header(header::HOST, self.config.host.as_str())?;
-        for (name, value) in fields {
-            request.append_header(name, value)?;
-        }
-        for (name, value) in signed.into_iter().chain(self.hop.after(&HeaderMap::new())) {
-            request.append_header(name, value)?;
-        }
-        Ok(request)
+        let mut sent = HeaderMap::with_capacity(fields.len() + signed.len() + 3);
+        sent.append(header::HOST, HeaderValue::from_str(&self.config.host)?);
+        sent.extend(fields.iter().map(|(name, value)| (name.clone(), value.clone())));
+        sent.extend(signed);
+        sent.extend(self.hop.after(&HeaderMap::new()));
+        Ok(request_head(method, path.as_bytes(), sent)?)
     }
 
     /// What an answer means, reading its error document where the status alone does not say.
