@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
+use anyhow::{Context, anyhow};
 use clap::{Parser, Subcommand};
 use log::{LevelFilter, error, warn};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Config, Level, Problems};
+use crate::import::{self, Import, Source, TlsFiles};
 use crate::server::{Server, Stop};
 
 /// A reverse proxy for storage nodes with lean disks: when a node answers 404, hopfall asks the next one
@@ -65,6 +67,11 @@ enum Command {
         #[arg(short, long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Write a config from what another load balancer was told
+    Import {
+        #[command(subcommand)]
+        from: ImportFrom,
+    },
     /// Show the chain at work: two nodes, a signed S3 store and hopfall, all in this process
     #[cfg(feature = "demo")]
     Demo {
@@ -74,7 +81,30 @@ enum Command {
     },
 }
 
-const EXITS: &str = "Exit codes: 0 done; 1 could not start or run; 2 bad usage or config.";
+#[derive(Debug, Subcommand)]
+enum ImportFrom {
+    /// A Linode NodeBalancer, from the JSON of its API
+    ///
+    /// The YAML goes to standard output, and a report of what was kept, what was changed and what cannot be kept to
+    /// standard error. docs/nodebalancer.md says how to get the JSON.
+    #[command(name = "nodebalancer")]
+    NodeBalancer {
+        /// A file of JSON documents, or a folder of .json files
+        #[arg(value_name = "FILE|FOLDER")]
+        input: PathBuf,
+        /// Write the YAML to this file, which must not exist yet
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// The PEM certificate of https listeners; it is held against the NodeBalancer's fingerprint
+        #[arg(long, value_name = "FILE", requires = "tls_key")]
+        tls_certificate: Option<PathBuf>,
+        /// Its key. It is named in the YAML and not read
+        #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+        tls_key: Option<PathBuf>,
+    },
+}
+
+const EXITS: &str = "Exit codes: 0 done; 1 could not start, run, read or write; 2 bad usage, config or input.";
 
 impl Cli {
     /// Carries out the command.
@@ -92,6 +122,9 @@ impl Cli {
             }
             Command::Node { pool, node, mode, config } => {
                 command(&config, "node", &[("pool", &pool), ("node", &node), ("mode", &mode)])
+            }
+            Command::Import { from: ImportFrom::NodeBalancer { input, out, tls_certificate, tls_key } } => {
+                import_nodebalancer(&input, out.as_deref(), tls_certificate.as_deref().zip(tls_key.as_deref()))
             }
             #[cfg(feature = "demo")]
             Command::Demo { once } => crate::demo::run(once),
@@ -175,6 +208,76 @@ fn post(admin: std::net::SocketAddr, name: &str, parameters: &[(&str, &str)]) ->
     let mut told = String::new();
     stream.read_to_string(&mut told)?;
     Ok(told)
+}
+
+fn import_nodebalancer(input: &Path, out: Option<&Path>, tls: Option<(&Path, &Path)>) -> ExitCode {
+    let read = json_files(input).and_then(|sources| Ok((sources, tls.map(tls_files).transpose()?)));
+    let (sources, tls) = match read {
+        Ok(read) => read,
+        Err(error) => {
+            eprintln!("hopfall: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if sources.is_empty() {
+        eprintln!("hopfall: {}: no file in it ends in .json; save the API's answers there", input.display());
+        return ExitCode::from(2);
+    }
+    let Import { yaml, report } = match import::nodebalancer(&sources, tls.as_ref()) {
+        Ok(import) => import,
+        Err(refusal) => {
+            eprintln!("hopfall: {refusal}");
+            return ExitCode::from(2);
+        }
+    };
+    let written = yaml.as_deref().map(|yaml| write_new(out, yaml));
+    if let Some(Err(error)) = &written {
+        eprintln!("hopfall: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    eprint!("{report}");
+    if written.is_some() { ExitCode::SUCCESS } else { ExitCode::from(2) }
+}
+
+/// The file, or all `.json` files of the folder by name.
+fn json_files(input: &Path) -> anyhow::Result<Vec<Source>> {
+    let read = |path: &Path| {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).with_context(|| format!("{name}: cannot be read"))?;
+        anyhow::Ok(Source { name, text })
+    };
+    if !input.is_dir() {
+        return Ok(vec![read(input)?]);
+    }
+    let folder = input.display();
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(input).with_context(|| format!("{folder}: cannot be read"))? {
+        let path = entry.with_context(|| format!("{folder}: cannot be read"))?.path();
+        if path.extension().is_some_and(|ending| ending == "json") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    paths.iter().map(|path| read(path)).collect()
+}
+
+fn tls_files((certificate, key): (&Path, &Path)) -> anyhow::Result<TlsFiles> {
+    let name = certificate.display().to_string();
+    let pem = std::fs::read_to_string(certificate).with_context(|| format!("{name}: cannot be read"))?;
+    Ok(TlsFiles { certificate: name, key: key.display().to_string(), pem })
+}
+
+/// To a file that was not there, or to standard output.
+fn write_new(out: Option<&Path>, text: &str) -> anyhow::Result<()> {
+    let Some(out) = out else {
+        return std::io::stdout().write_all(text.as_bytes()).context("standard output cannot be written");
+    };
+    let name = out.display();
+    let mut file = std::fs::File::create_new(out).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => anyhow!("{name}: is there already and is not overwritten; name another"),
+        _ => anyhow!("{name}: cannot be written: {error}"),
+    })?;
+    file.write_all(text.as_bytes()).with_context(|| format!("{name}: cannot be written"))
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {

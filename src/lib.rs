@@ -32,7 +32,7 @@
 //! | 4 origins | [`origin`] |
 //! | 5 adapters | [`chain`], [`probe`], [`keep`], [`access_log`], [`edge`], [`tls`], [`admin`], [`tcp`] |
 //! | 6 front | [`proxy`] |
-//! | 7 assembly | [`server`], [`cli`], `demo`, `main` |
+//! | 7 assembly | [`server`], [`cli`], [`import`], `demo`, `main` |
 //!
 //! # Lexicon
 //!
@@ -67,6 +67,7 @@ pub mod headers;
 pub mod health;
 pub mod hedge;
 pub mod hop;
+pub mod import;
 pub mod keep;
 pub mod location;
 pub mod metrics;

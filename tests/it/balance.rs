@@ -168,3 +168,37 @@ fn a_rejected_node_is_neither_asked_nor_checked() {
     let nobody = hopfall.get("/x");
     assert_eq!((nobody.status, nobody.header("retry-after")), (503, Some("1")), "nobody has said that it is absent");
 }
+
+/// The nodes that so many clients, each of an address of its own, get their answers from, twice.
+fn served(hopfall: &Hopfall, clients: usize) -> Vec<(String, String)> {
+    let get = |i: usize| {
+        let client = format!("192.0.2.{i}");
+        hopfall.connect().request("GET", "/x", &[("X-Forwarded-For", &client)]).response().text()
+    };
+    let first: Vec<String> = (0..clients).map(get).collect();
+    first.into_iter().zip((0..clients).map(get)).collect()
+}
+
+#[test]
+fn a_client_is_served_by_its_own_node() {
+    let (a, b) = (node("a"), node("b"));
+    let hopfall =
+        fleet(&a, &b).pool("algorithm: source").pool("from_nodes: trust").listener("trusted: [\"127.0.0.1\"]").start();
+    let served = served(&hopfall, 60);
+    assert!(served.iter().all(|(first, again)| first == again), "{served:?}");
+    assert!(["a", "b"].iter().all(|name| served.iter().any(|(first, _)| first == name)), "{served:?}");
+}
+
+#[test]
+fn a_client_of_the_table_comes_back_to_its_node() {
+    let (a, b) = (node("a"), node("b"));
+    let hopfall = fleet(&a, &b)
+        .pool("stickiness: { kind: table }")
+        .pool("from_nodes: trust")
+        .listener("trusted: [\"127.0.0.1\"]")
+        .start();
+    // By turns, and then each as before, though the number of clients is odd.
+    let served = served(&hopfall, 61);
+    assert!(served.iter().all(|(first, again)| first == again), "{served:?}");
+    assert!((29..=32).contains(&served.iter().filter(|(first, _)| first == "a").count()), "{served:?}");
+}

@@ -28,7 +28,7 @@ const FLOORS: &[(u32, &[&str])] = &[
     (4, &["origin"]),
     (5, &["chain", "probe", "keep", "access_log", "edge", "tls", "admin", "tcp"]),
     (6, &["proxy"]),
-    (7, &["server", "cli", "demo", "main", "lib"]),
+    (7, &["server", "cli", "import", "demo", "main", "lib"]),
 ];
 
 /// Modules of one floor that may use each other, and why.
@@ -49,6 +49,7 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("config", "disk"),           // a disk's settings are part of the config
     ("cli", "server"),
     ("cli", "demo"),
+    ("cli", "import"),
     ("demo", "cli"),
     ("demo", "server"),
     ("main", "cli"),

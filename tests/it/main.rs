@@ -16,6 +16,7 @@ mod harness;
 mod hash;
 mod hedge;
 mod hostile;
+mod import;
 mod junk;
 mod location;
 mod loops;
