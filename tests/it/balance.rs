@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::support::client::Client;
 use crate::support::fleet::Fleet;
-use crate::support::hopfall::{self, Hopfall};
+use crate::support::hopfall::Hopfall;
 use crate::support::nginx::Nginx;
 use crate::support::origin::{Origin, Reply};
 use crate::support::process::Ran;
@@ -26,15 +26,7 @@ fn fleet(a: &Origin, b: &Origin) -> Fleet {
 
 /// Sets a node's mode by the command line, as an operator does.
 fn set(hopfall: &Hopfall, node: &str, mode: &str) -> Ran {
-    let yaml = format!(
-        "listeners: [{{ name: w, address: \"127.0.0.1:0\", route: r }}]\nroutes: {{ r: {{ chain: [p] }} }}\n\
-         pools: {{ p: {{ nodes: [{{ name: a, address: \"127.0.0.1:1\" }}] }} }}\nadmin: {{ address: \"{}\" }}\n",
-        hopfall.admin()
-    );
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("hopfall.yaml");
-    std::fs::write(&file, yaml).unwrap();
-    hopfall::command(&["node", "images", node, mode, "-c", file.to_str().unwrap()])
+    hopfall.order(&["node", "images", node, mode])
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The location map: who had a path is asked first, and what nobody has is not asked again at once.
 
 use crate::support::fleet::Fleet;
-use crate::support::hopfall::{self, Hopfall};
+use crate::support::hopfall::Hopfall;
 use crate::support::nginx::Nginx;
 use crate::support::wait::{PATIENCE, wait_until};
 
@@ -101,27 +101,16 @@ fn an_upload_or_a_purge_makes_it_ask_again() {
     hopfall.connect().upload("PUT", "/a/none.jpg", &[], b"x").response();
     assert_eq!(hopfall.get("/a/none.jpg").status, 200);
 
-    let yaml = format!(
-        "listeners: [{{ name: w, address: \"127.0.0.1:0\", route: r }}]\nroutes: {{ r: {{ chain: [p] }} }}\n\
-         pools: {{ p: {{ nodes: [{{ name: a, address: \"127.0.0.1:1\" }}] }} }}\nadmin: {{ address: \"{}\" }}\n",
-        hopfall.admin()
-    );
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("hopfall.yaml");
-    std::fs::write(&file, yaml).unwrap();
-    let file = file.to_str().unwrap();
-    for (path, arguments) in
-        [("/b/x", vec!["purge", "/b/x", "-c", file]), ("/c/x", vec!["purge", "/c/", "--prefix", "-c", file])]
-    {
+    for (path, arguments) in [("/b/x", vec!["purge", "/b/x"]), ("/c/x", vec!["purge", "/c/", "--prefix"])] {
         assert_eq!(hopfall.get(path).status, 404);
         lean.put(path.trim_start_matches('/'), b"here");
         assert_eq!(hopfall.get(path).status, 404);
-        let ran = hopfall::command(&arguments);
+        let ran = hopfall.order(&arguments);
         assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);
         assert!(ran.stdout.starts_with("forgotten: "), "{}", ran.stdout);
         assert_eq!(hopfall.get(path).status, 200, "{path}");
     }
-    assert_eq!(hopfall::command(&["purge", "no-slash", "-c", file]).code, Some(2));
+    assert_eq!(hopfall.order(&["purge", "no-slash"]).code, Some(2));
 }
 
 #[test]

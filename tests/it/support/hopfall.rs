@@ -136,6 +136,20 @@ impl Hopfall {
         wait::wait_until(&format!("`{text}` in the log"), wait::PATIENCE, || self.log().contains(text));
     }
 
+    /// Runs a command that asks this hopfall's admin listener: `&["purge", "/cat.jpg"]`.
+    pub fn order(&self, arguments: &[&str]) -> Ran {
+        let yaml = format!(
+            "listeners: [{{ name: w, address: \"127.0.0.1:0\", route: r }}]\nroutes: {{ r: {{ chain: [p] }} }}\n\
+             pools: {{ p: {{ nodes: [{{ name: a, address: \"127.0.0.1:1\" }}] }} }}\nadmin: {{ address: \"{}\" }}\n",
+            self.admin()
+        );
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("hopfall.yaml");
+        std::fs::write(&file, yaml).expect("a temporary file");
+        let config = ["-c", file.to_str().expect("a plain path")];
+        command(&[arguments, &config].concat())
+    }
+
     /// Resident memory, in KiB.
     pub fn rss_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
