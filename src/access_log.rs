@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::config::AccessFormat;
 use crate::fallback::Failure;
-use crate::trip::Trip;
+use crate::trip::{Cached, Trip};
 
 /// One answered request.
 pub struct Entry<'a> {
@@ -191,6 +191,8 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     aborted: Option<&'a str>,
     bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache: Option<&'a str>,
     client: IpAddr,
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<&'a str>,
@@ -222,6 +224,7 @@ impl Entry<'_> {
         let line = Line {
             aborted: self.trip.aborted,
             bytes: self.trip.sent,
+            cache: self.trip.cached.map(Cached::as_str),
             client: self.client,
             failure: self.trip.failure.map(Failure::as_str),
             hops: format_args!("{}", self.trip.hops()),

@@ -275,6 +275,8 @@ impl Connection {
             Poll::Ready(result) => {
                 let read = buf.filled().len() - before;
                 match phase {
+                    // Its end, and no head begun.
+                    Phase::First | Phase::Idle if read == 0 => {}
                     Phase::First | Phase::Idle => {
                         self.head_read = read;
                         self.read_timer.stop();

@@ -270,3 +270,22 @@ fn a_steady_slow_reader_is_served() {
     assert!(read > 1 << 20, "{read}");
     assert!(hopfall.access_log().is_empty(), "it was cut: {:?}", hopfall.access_log());
 }
+
+#[test]
+fn a_head_that_is_never_finished_is_counted_and_an_idle_client_that_leaves_is_not() {
+    let node = Origin::always(Reply::ok("x"));
+    let hopfall = Fleet::new().node("node", node.addr()).start();
+    let unfinished = || hopfall.metrics().value("hopfall_unfinished_heads_total", &[("listener", "web")]);
+    drop(hopfall.connect());
+    let mut served = hopfall.connect();
+    assert_eq!(served.request("GET", "/x", &[]).response().status, 200);
+    drop(served);
+    let mut cut = hopfall.connect();
+    cut.send("GET /x HTTP/1.1\r\nHost:");
+    drop(cut);
+    wait_until("it is counted", PATIENCE, || unfinished() >= 1.0);
+    wait_until("all have left", PATIENCE, || {
+        hopfall.metrics().value("hopfall_client_connections", &[("listener", "web")]) == 0.0
+    });
+    assert_eq!(unfinished(), 1.0);
+}

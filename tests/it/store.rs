@@ -95,6 +95,8 @@ fn a_file_is_asked_for_once_and_served_in_every_way_from_the_disk() {
     }
     assert_eq!(get(&hopfall, "/cat.jpg", &[("If-Match", "\"2\"")]).status, 412);
     assert_eq!(bucket.requests("cat.jpg").len(), 1);
+    let log = hopfall.wait_for_access_log(2);
+    assert_eq!((log[0]["cache"].as_str(), log[1]["cache"].as_str()), (Some("miss"), Some("hit")));
 
     let metrics = hopfall.metrics();
     assert_eq!(metrics.value("hopfall_store_requests_total", &[("result", "miss")]), 1.0);
