@@ -1,4 +1,4 @@
-//! The admin listener: `/metrics`, `/healthz`, `/readyz`, and `POST /purge`.
+//! The admin listener: `/metrics`, `/status`, `/healthz`, `/readyz`; `POST /purge` and `POST /node`.
 
 use std::sync::Arc;
 
@@ -7,6 +7,7 @@ use http::{Method, Response, header};
 use percent_encoding::percent_decode_str;
 use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
+use serde_json::json;
 use tokio::sync::watch;
 
 use crate::chain::Chain;
@@ -14,6 +15,7 @@ use crate::config::Mode;
 use crate::edge::Connection;
 use crate::framing::Body;
 use crate::origin::StoreOrigin;
+use crate::pool::Node;
 use crate::units::Scalar;
 
 pub struct Admin {
@@ -62,13 +64,40 @@ impl Admin {
                     Err(error) => text(500, &format!("{error:#}\n")),
                 }
             }
+            "/status" => reply(200, "application/json", format!("{:#}\n", self.status()).into_bytes()),
             // Alive: this answer is the proof. Ready: the listeners take new connections.
             "/healthz" => text(200, "ok\n"),
             "/readyz" if *self.stopping.borrow() => text(503, "stopping\n"),
             "/readyz" => text(200, "ready\n"),
-            "/" => text(200, "hopfall admin: /metrics /healthz /readyz, POST /purge, POST /node\n"),
-            _ => text(404, "no such page: /metrics /healthz /readyz\n"),
+            "/" => text(200, "hopfall admin: /metrics /status /healthz /readyz, POST /purge, POST /node\n"),
+            _ => text(404, "no such page: /metrics /status /healthz /readyz\n"),
         }
+    }
+
+    /// Who is up and what for, and what stores cost today.
+    fn status(&self) -> serde_json::Value {
+        let snapshot = &self.chain.snapshot;
+        let node = |node: &Arc<Node>| {
+            json!({
+                "name": node.name,
+                "up": node.is_up(snapshot.now()),
+                "mode": format!("{:?}", node.mode()).to_lowercase(),
+                "weight": node.weight,
+                "in_flight": node.gate.in_flight(),
+            })
+        };
+        let pools = snapshot
+            .pools
+            .iter()
+            .map(|pool| json!({ "name": pool.name(), "nodes": pool.nodes.iter().map(node).collect::<Vec<_>>() }));
+        let stores = self.chain.stores.values().map(|store| {
+            json!({
+                "name": store.s3.config.name,
+                "dollars_today": store.s3.spent_today(),
+                "budget_per_day": store.s3.config.budget_per_day.map(|budget| budget as f64 / 1e9),
+            })
+        });
+        json!({ "pools": pools.collect::<Vec<_>>(), "stores": stores.collect::<Vec<_>>() })
     }
 
     /// Changes a node's mode, until the process ends.

@@ -28,7 +28,7 @@ pub struct File {
     pub identity: Option<Identity>,
     /// What is logged, and where to.
     pub log: Option<Log>,
-    /// The admin listener: `/metrics`, `/healthz`, `/readyz`. Default: none.
+    /// The admin listener: `/metrics`, `/status`, `/healthz`, `/readyz`. Default: none.
     pub admin: Option<Admin>,
     /// Remembers which target had which path. Default: nothing is remembered; `location: {}` turns it on.
     pub location: Option<Location>,

@@ -45,8 +45,12 @@ impl Bill {
 
     /// Whether the day's budget is spent.
     pub fn is_over(&self) -> bool {
-        let spent = || self.day.lock().unwrap_or_else(PoisonError::into_inner).spent(unix_now());
-        self.budget_per_day.is_some_and(|budget| spent() >= budget)
+        self.budget_per_day.is_some_and(|budget| self.spent_today() >= budget)
+    }
+
+    /// What was spent on this UTC day, in nanodollars.
+    pub fn spent_today(&self) -> u64 {
+        self.day.lock().unwrap_or_else(PoisonError::into_inner).spent(unix_now())
     }
 
     fn pay(&self, nanodollars: u64) {

@@ -77,6 +77,11 @@ impl S3Origin {
         self.config.target
     }
 
+    /// Dollars spent on this UTC day, by the config's prices.
+    pub fn spent_today(&self) -> f64 {
+        self.bill.spent_today() as f64 / 1e9
+    }
+
     /// Its connections, and their bounds.
     pub fn upstream(&self) -> &Upstream {
         &self.upstream

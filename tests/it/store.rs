@@ -510,6 +510,9 @@ fn a_budget_that_is_spent_leaves_what_is_kept() {
     let refused = hopfall.get("/dog.jpg");
     assert_eq!((refused.status, refused.header("retry-after").is_some()), (503, true));
     assert_eq!(hopfall.metrics().value("hopfall_s3_cost_dollars_total", &[]), 2.0);
+    let status: serde_json::Value =
+        serde_json::from_str(&crate::support::client::get(hopfall.admin(), "/status").text()).unwrap();
+    assert_eq!(status["stores"], serde_json::json!([{ "name": "s3", "dollars_today": 2.0, "budget_per_day": 2.0 }]));
 }
 
 #[test]
