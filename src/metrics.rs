@@ -384,9 +384,8 @@ impl TargetMetrics {
 }
 
 /// The metrics of one store's disk.
-pub struct StoreMetrics {
+pub struct DiskMetrics {
     name: String,
-    requests: IntCounterVec,
     errors: IntCounterVec,
     evictions: IntCounter,
     refused: IntCounterVec,
@@ -399,11 +398,10 @@ pub struct StoreMetrics {
     before: Mutex<Figures>,
 }
 
-impl StoreMetrics {
+impl DiskMetrics {
     pub fn new(metrics: &Metrics, name: &str) -> Self {
-        StoreMetrics {
+        DiskMetrics {
             name: name.to_owned(),
-            requests: metrics.store_requests.clone(),
             errors: metrics.store_errors.clone(),
             evictions: metrics.store_evictions.with_label_values(&[name]),
             refused: metrics.store_refused.clone(),
@@ -416,13 +414,8 @@ impl StoreMetrics {
         }
     }
 
-    /// A request was answered so.
-    pub fn asked(&self, result: &str) {
-        self.requests.with_label_values(&[self.name.as_str(), result]).inc();
-    }
-
     /// The disk did not answer in time.
-    pub fn disk_is_silent(&self) {
+    pub fn is_silent(&self) {
         self.errors.with_label_values(&[self.name.as_str(), "silent"]).inc();
     }
 

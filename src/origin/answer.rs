@@ -143,17 +143,12 @@ impl Held {
             Selected::Unsatisfiable => span(format!("bytes */{length}")),
             Selected::NotModified | Selected::Failed => {}
         }
-        match selected {
-            Selected::Whole | Selected::Part(_) => {
-                fields.insert(header::CONTENT_LENGTH, HeaderValue::from(left.end - left.start));
-            }
-            // The length is that of the file, which is not sent; other fields of the content may not stand either
-            // (RFC 9110 §15.4.5).
-            Selected::NotModified => OF_THE_CONTENT.iter().for_each(|name| drop(fields.remove(name))),
-            Selected::Failed | Selected::Unsatisfiable => {
-                OF_THE_CONTENT.iter().for_each(|name| drop(fields.remove(name)));
-                fields.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
-            }
+        // The fields of the content are those of the file, which is not sent (RFC 9110 §15.4.5).
+        if !matches!(selected, Selected::Whole | Selected::Part(_)) {
+            OF_THE_CONTENT.iter().for_each(|name| drop(fields.remove(name)));
+        }
+        if selected != Selected::NotModified {
+            fields.insert(header::CONTENT_LENGTH, HeaderValue::from(left.end - left.start));
         }
         let body = if is_get && !left.is_empty() { body } else { Body::Empty };
         Held { status: selected.status(), fields, body, left, source }

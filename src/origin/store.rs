@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use log::{debug, warn};
+use prometheus::IntCounterVec;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::answer::{Held, Source};
@@ -26,7 +27,7 @@ use crate::fallback::{Failure, Outcome};
 use crate::flight::{Flight, Flights, Following, Seat};
 use crate::freshness::{self, Freshness};
 use crate::headers;
-use crate::metrics::{Metrics, StoreMetrics};
+use crate::metrics::{DiskMetrics, Metrics};
 use crate::s3::key;
 use crate::trip::Cached;
 
@@ -44,7 +45,7 @@ struct Shared {
     room: Room,
     /// How often something was purged.
     purges: AtomicU64,
-    metrics: StoreMetrics,
+    requests: IntCounterVec,
     began: Instant,
 }
 
@@ -52,6 +53,7 @@ struct Shared {
 struct Kept {
     disk: Arc<Disk>,
     rules: freshness::Rules,
+    metrics: DiskMetrics,
     /// Until when the disk, which did not answer in time, is left alone; in milliseconds since `began`.
     disk_rests: AtomicU64,
     /// Until when S3, which failed, is not asked on the side whether stale files are still good.
@@ -105,6 +107,7 @@ impl StoreOrigin {
             Ok(opened) => Some(Kept {
                 disk: opened,
                 rules: disk.rules,
+                metrics: DiskMetrics::new(metrics, &store.name),
                 disk_rests: AtomicU64::new(0),
                 side_rests: AtomicU64::new(0),
             }),
@@ -112,6 +115,7 @@ impl StoreOrigin {
             Err(error) => {
                 let path = disk.settings.path.display();
                 log::error!("store {}: its disk is not used: {path} cannot be opened: {error}", store.name);
+                metrics.store_ready.with_label_values(&[store.name.as_str()]).set(0);
                 None
             }
         });
@@ -120,7 +124,7 @@ impl StoreOrigin {
             flights: Arc::default(),
             room: Room::new(store.shared_memory),
             purges: AtomicU64::new(0),
-            metrics: StoreMetrics::new(metrics, &store.name),
+            requests: metrics.store_requests.clone(),
             began: Instant::now(),
         };
         StoreOrigin { s3: Arc::new(s3), shared: Arc::new(shared) }
@@ -129,7 +133,7 @@ impl StoreOrigin {
     /// Brings the metrics of the disk up to date.
     pub fn measure(&self) {
         if let Some(kept) = &self.shared.kept {
-            self.shared.metrics.measure(&kept.disk.figures());
+            kept.metrics.measure(&kept.disk.figures());
         }
     }
 
@@ -160,15 +164,17 @@ impl StoreOrigin {
     async fn answer(&self, key: &str, ask: &Ask<'_>) -> Asked {
         // A flight that ends without a word is tried again, and in the end each asks by itself.
         for _ in 0..TRIES {
-            let copy = self.copy(key).await;
-            match copy.as_ref().map(|copy| copy.freshness) {
-                Some(Freshness::Fresh(left)) => return self.of_copy(key, ask, copy, Cached::Hit(left.as_secs())),
-                Some(Freshness::Stale { since, while_revalidating: true, .. }) => {
-                    self.revalidate_aside(key, copy.as_ref().map(|copy| &copy.fields));
-                    return self.of_copy(key, ask, copy, Cached::Stale(since.as_secs()));
-                }
-                Some(Freshness::Stale { .. }) | None => {}
-            }
+            let copy = match self.copy(key).await {
+                Some(copy) => match copy.freshness {
+                    Freshness::Fresh(left) => return self.of_copy(key, ask, copy, Cached::Hit(left.as_secs())),
+                    Freshness::Stale { since, while_revalidating: true, .. } => {
+                        self.revalidate_aside(key, &copy.fields);
+                        return self.of_copy(key, ask, copy, Cached::Stale(since.as_secs()));
+                    }
+                    Freshness::Stale { .. } => Some(copy),
+                },
+                None => None,
+            };
             let seat = if copy.is_some() || self.may_lead(ask) {
                 self.shared.flights.join(&key.to_owned())
             } else {
@@ -181,10 +187,14 @@ impl StoreOrigin {
                 Seat::Lead(flight) => {
                     match self.lead(key, copy.as_ref().map(|copy| &copy.fields), flight, ask.deadline).await {
                         Led::Reader(reader) => return self.of_tape(key, ask, reader, Cached::Miss),
-                        Led::Fresh(fields) => {
-                            let fresh = copy.map(|copy| Copy { fields, age: Duration::ZERO, ..copy });
-                            return self.of_copy(key, ask, fresh, Cached::Revalidated);
-                        }
+                        Led::Fresh(fields) => match copy {
+                            Some(copy) => {
+                                let fresh = Copy { fields, age: Duration::ZERO, ..copy };
+                                return self.of_copy(key, ask, fresh, Cached::Revalidated);
+                            }
+                            // Nothing was there to be fresh.
+                            None => break,
+                        },
                         Led::Nothing(outcome) => outcome,
                         // It is no answer to a HEAD, nor to what a range or a condition asks for.
                         Led::Alone(live) if *ask.method == Method::GET && ask.for_store.is_empty() => {
@@ -208,12 +218,13 @@ impl StoreOrigin {
                     Some(Word::Alone) => break,
                 },
             };
-            return match copy.as_ref().map(|copy| copy.freshness) {
-                Some(Freshness::Stale { since, if_error: true, .. }) if !matches!(outcome, Outcome::Absent(_)) => {
-                    self.of_copy(key, ask, copy, Cached::Stale(since.as_secs()))
-                }
-                _ => self.asked(outcome, None, Cached::Miss),
-            };
+            if let Some(copy) = copy
+                && let Freshness::Stale { since, if_error: true, .. } = copy.freshness
+                && !matches!(outcome, Outcome::Absent(_))
+            {
+                return self.of_copy(key, ask, copy, Cached::Stale(since.as_secs()));
+            }
+            return self.asked(outcome, None, Cached::Miss);
         }
         let (outcome, live) = self.s3.fetch(ask.method, key, ask.for_store, ask.deadline).await;
         self.asked(outcome, live.map(|live| Answer::Live(Box::new(live))), Cached::Bypass)
@@ -228,32 +239,37 @@ impl StoreOrigin {
 
     /// What the disk has of it.
     async fn copy(&self, key: &str) -> Option<Copy> {
-        let kept = self.shared.kept.as_ref()?;
-        if self.now() < kept.disk_rests.load(Ordering::Relaxed) {
-            return None;
-        }
-        let Ok(object) = timeout(DISK_PATIENCE, kept.disk.get(key)).await else {
-            self.disk_is_silent();
-            return None;
-        };
-        let object = object?;
+        let kept = self.awake()?;
+        let object = self.soon(kept.disk.get(key)).await??;
         let fields = fields_of(object.meta());
         let age = SystemTime::now().duration_since(object.meta().stored_at).unwrap_or_default();
         let freshness = freshness::judge(&fields, age, &kept.rules);
         Some(Copy { object, fields, age, freshness })
     }
 
+    /// What is kept, unless its disk is left alone.
+    fn awake(&self) -> Option<&Kept> {
+        self.shared.kept.as_ref().filter(|kept| self.now() >= kept.disk_rests.load(Ordering::Relaxed))
+    }
+
+    /// What the disk does, if it does it in time: while a client waits.
+    async fn soon<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let done = timeout(DISK_PATIENCE, work).await.ok();
+        if done.is_none() {
+            self.disk_is_silent();
+        }
+        done
+    }
+
     fn disk_is_silent(&self) {
         let Some(kept) = &self.shared.kept else { return };
         warn!("store {}: its disk does not answer, and is left alone for {DISK_REST:?}", self.s3.config.name);
-        self.shared.metrics.disk_is_silent();
+        kept.metrics.is_silent();
         kept.disk_rests.store(self.now() + millis(DISK_REST), Ordering::Relaxed);
     }
 
-    fn of_copy(&self, key: &str, ask: &Ask<'_>, copy: Option<Copy>, cached: Cached) -> Asked {
-        let Some(Copy { object, fields, age, .. }) = copy else {
-            return self.asked(Outcome::Down(Failure::ProxyInternalError), None, cached);
-        };
+    fn of_copy(&self, key: &str, ask: &Ask<'_>, copy: Copy, cached: Cached) -> Asked {
+        let Copy { object, fields, age, .. } = copy;
         let answer = Answer::Held(Box::new(Held::of_object(ask, object, fields, age, self.source(key))));
         self.asked(Outcome::Found(answer.status()), Some(answer), cached)
     }
@@ -264,7 +280,7 @@ impl StoreOrigin {
     }
 
     fn asked(&self, outcome: Outcome, answer: Option<Answer>, cached: Cached) -> Asked {
-        self.shared.metrics.asked(cached.as_str());
+        self.shared.requests.with_label_values(&[self.s3.config.name.as_str(), cached.as_str()]).inc();
         let tells = self.shared.kept.is_some() || cached == Cached::Collapsed;
         Asked { outcome, answer, cached: tells.then_some(cached) }
     }
@@ -301,13 +317,19 @@ impl StoreOrigin {
                 let mut fields = freshness::updated(copy, &answered);
                 let meta = meta(&mut fields, sent.elapsed());
                 live.finish().await;
-                if let Some(kept) = &self.shared.kept {
-                    kept.disk.refresh(key, &meta).await;
+                if let Some(kept) = self.awake() {
+                    self.soon(kept.disk.refresh(key, &meta)).await;
                 }
                 flight.tell(Word::Fresh);
                 Led::Fresh(fields)
             }
-            (Outcome::Found(200), Some(live), _) => self.share(key, live, flight, sent.elapsed(), purges).await,
+            (Outcome::Found(200), Some(live), copy) => {
+                // What may not be kept any more takes along what was kept.
+                if copy.is_some() && !freshness::may_keep(200, &live.head().headers) {
+                    self.drop_copy(key).await;
+                }
+                self.share(key, live, flight, sent.elapsed(), purges).await
+            }
             (outcome, live, copy) => {
                 if let Some(live) = live {
                     live.discard().await;
@@ -333,9 +355,6 @@ impl StoreOrigin {
         };
         let reader = recording.as_ref().and_then(|recording| recording.tape.read());
         let (Some(recording), Some(reader)) = (recording, reader) else {
-            if !may_keep {
-                self.drop_copy(key).await;
-            }
             flight.tell(Word::Alone);
             return Led::Alone(Box::new(live));
         };
@@ -359,15 +378,14 @@ impl StoreOrigin {
         purges: u64,
         followers: usize,
     ) -> Option<Recording> {
-        let kept = self.shared.kept.as_ref();
         // Where nothing is kept, a short answer for one request alone goes straight through.
-        if kept.is_none() && followers == 0 && length <= SHORT {
+        if self.shared.kept.is_none() && followers == 0 && length <= SHORT {
             return None;
         }
         if let Some(share) = self.shared.room.take(length) {
             return Some(Recording { tape: Tape::in_memory(fields, length, share), writer: None, meta, purges });
         }
-        let writer = timeout(DISK_PATIENCE, kept?.disk.begin(key, &meta, length)).await.ok()??;
+        let writer = self.soon(self.awake()?.disk.begin(key, &meta, length)).await??;
         let tape = Tape::on_disk(fields, length, writer.partial());
         Some(Recording { tape, writer: Some(writer), meta, purges })
     }
@@ -447,10 +465,10 @@ impl StoreOrigin {
         meta: &Meta,
         purges: u64,
     ) -> std::io::Result<()> {
-        let Some(kept) = &self.shared.kept else { return Ok(()) };
         let writer = match writer {
             Some(writer) => writer,
             None => {
+                let Some(kept) = self.awake() else { return Ok(()) };
                 let Some(mut writer) = kept.disk.begin(key, meta, tape.length()).await else { return Ok(()) };
                 for piece in tape.pieces() {
                     writer.write(&piece).await?;
@@ -466,15 +484,15 @@ impl StoreOrigin {
     }
 
     async fn drop_copy(&self, key: &str) {
-        let Some(kept) = &self.shared.kept else { return };
-        if let Err(error) = kept.disk.remove(key).await {
+        let Some(kept) = self.awake() else { return };
+        if let Some(Err(error)) = self.soon(kept.disk.remove(key)).await {
             debug!("store {}: an object that is no more cannot be removed: {error}", self.s3.config.name);
         }
     }
 
     /// Asks S3 on the side whether a stale copy is still good, unless somebody does.
-    fn revalidate_aside(&self, key: &str, copy: Option<&HeaderMap>) {
-        let (Some(kept), Some(copy)) = (&self.shared.kept, copy) else { return };
+    fn revalidate_aside(&self, key: &str, copy: &HeaderMap) {
+        let Some(kept) = &self.shared.kept else { return };
         if self.now() < kept.side_rests.load(Ordering::Relaxed) {
             return;
         }

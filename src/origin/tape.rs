@@ -44,8 +44,13 @@ struct Readers {
 pub struct Reader {
     tape: Arc<Tape>,
     end: watch::Receiver<Option<Result<(), Failure>>>,
-    grown: Option<watch::Receiver<u64>>,
-    partial: Option<Partial>,
+    cursor: Cursor,
+}
+
+/// What a reader waits for.
+enum Cursor {
+    Memory(watch::Receiver<u64>),
+    Disk(Partial),
 }
 
 /// Memory that tapes may take.
@@ -112,11 +117,11 @@ impl Tape {
             return None;
         }
         readers.count += 1;
-        let (grown, partial) = match &self.body {
-            Body::Memory { grown, .. } => (Some(grown.subscribe()), None),
-            Body::Disk(partial) => (None, Some(partial.clone())),
+        let cursor = match &self.body {
+            Body::Memory { grown, .. } => Cursor::Memory(grown.subscribe()),
+            Body::Disk(partial) => Cursor::Disk(partial.clone()),
         };
-        Some(Reader { tape: self.clone(), end: self.end.subscribe(), grown, partial })
+        Some(Reader { tape: self.clone(), end: self.end.subscribe(), cursor })
     }
 
     /// Gives it up if nobody reads it; from then on nobody can.
@@ -152,6 +157,16 @@ impl Tape {
                 pieces.all.iter().map(|(_, piece)| piece.clone()).collect()
             }
             Body::Disk(_) => Vec::new(),
+        }
+    }
+
+    /// What is in memory from `offset` to the end of its piece.
+    fn at(&self, offset: u64) -> Bytes {
+        match &self.body {
+            Body::Memory { pieces, .. } => {
+                pieces.lock().unwrap_or_else(PoisonError::into_inner).at(offset).unwrap_or_default()
+            }
+            Body::Disk(_) => Bytes::new(),
         }
     }
 
@@ -207,17 +222,14 @@ impl Reader {
         loop {
             // Before the look: what came before the end is there.
             let ended = *self.end.borrow_and_update();
-            if let Some(grown) = &mut self.grown {
-                grown.mark_unchanged();
-            }
-            let mut bytes = match (&self.tape.body, &self.partial) {
-                (Body::Memory { pieces, .. }, _) => {
-                    pieces.lock().unwrap_or_else(PoisonError::into_inner).at(offset).unwrap_or_default()
+            let mut bytes = match &mut self.cursor {
+                Cursor::Memory(grown) => {
+                    grown.mark_unchanged();
+                    self.tape.at(offset)
                 }
-                (Body::Disk(_), Some(partial)) => {
+                Cursor::Disk(partial) => {
                     partial.read_at(offset, most).await.map_err(|_| Failure::HttpResponseIncomplete)?
                 }
-                (Body::Disk(_), None) => Bytes::new(),
             };
             if !bytes.is_empty() {
                 bytes.truncate(most);
@@ -228,11 +240,10 @@ impl Reader {
                 Some(Err(failure)) => return Err(failure),
                 None => {}
             }
-            match (&mut self.grown, &mut self.partial) {
-                // The senders are in the tape, which is held here.
-                (Some(grown), _) => tokio::select! { _ = grown.changed() => {}, _ = self.end.changed() => {} },
-                (None, Some(partial)) => tokio::select! { () = partial.grown() => {}, _ = self.end.changed() => {} },
-                (None, None) => return Err(Failure::ProxyInternalError),
+            // The senders are in the tape, which is held here.
+            match &mut self.cursor {
+                Cursor::Memory(grown) => tokio::select! { _ = grown.changed() => {}, _ = self.end.changed() => {} },
+                Cursor::Disk(partial) => tokio::select! { () = partial.grown() => {}, _ = self.end.changed() => {} },
             }
         }
     }

@@ -465,6 +465,9 @@ fn a_disk_that_fails_is_only_a_miss() {
     let hopfall = passing(&bucket).store_key("disk: { path: /dev/null/x, bytes: 100MiB }").start();
     hopfall.wait_for_log("its disk is not used");
     assert!(hopfall.get("/cat.jpg").body == cat);
+    assert!(hopfall.metrics().has("hopfall_store_ready", &[("store", "s3")]));
+    let none = passing(&bucket).start();
+    assert!(!none.metrics().has("hopfall_store_ready", &[]), "where no disk is configured, none is not ready");
 }
 
 #[test]
