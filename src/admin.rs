@@ -81,7 +81,7 @@ impl Admin {
             json!({
                 "name": node.name,
                 "up": node.is_up(snapshot.now()),
-                "mode": format!("{:?}", node.mode()).to_lowercase(),
+                "mode": node.mode().as_str(),
                 "weight": node.weight,
                 "in_flight": node.gate.in_flight(),
             })
@@ -102,10 +102,7 @@ impl Admin {
 
     /// Changes a node's mode, until the process ends.
     fn set_mode(&self, query: &str) -> Response<Vec<u8>> {
-        let parameter = |name: &str| {
-            let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
-            percent_decode_str(value).decode_utf8().ok().map(String::from)
-        };
+        let parameter = |name| String::from_utf8(parameter(query, name)?).ok();
         let (Some(pool), Some(node), Some(mode)) = (parameter("pool"), parameter("node"), parameter("mode")) else {
             return text(400, "say which: ?pool=POOL&node=NODE&mode=MODE\n");
         };
@@ -122,17 +119,15 @@ impl Admin {
                 let before = found.mode();
                 found.set_mode(mode);
                 log::warn!("node {node} of pool {pool} is set from {before:?} to {mode:?}");
-                text(200, &format!("{node}: {mode:?}, was {before:?}; until the process ends\n").to_lowercase())
+                let (mode, before) = (mode.as_str(), before.as_str());
+                text(200, &format!("{node}: {mode}, was {before}; until the process ends\n"))
             }
         }
     }
 
     /// Forgets where a path is, or all paths that begin so, and removes what stores keep of them.
     async fn purge(&self, query: &str) -> Response<Vec<u8>> {
-        let parameter = |name: &str| {
-            let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
-            Some(percent_decode_str(value).collect::<Vec<u8>>()).filter(|path| path.starts_with(b"/"))
-        };
+        let parameter = |name| parameter(query, name).filter(|path| path.starts_with(b"/"));
         let (path, prefix) = match (parameter("path"), parameter("prefix")) {
             (Some(path), None) => (path, false),
             (None, Some(prefix)) => (prefix, true),
@@ -148,6 +143,12 @@ impl Admin {
             Err(error) => text(500, &format!("not all is purged: {error}\n")),
         }
     }
+}
+
+/// The value of a query's parameter, percent-decoded.
+fn parameter(query: &str, name: &str) -> Option<Vec<u8>> {
+    let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
+    Some(percent_decode_str(value).collect())
 }
 
 fn text(status: u16, body: &str) -> Response<Vec<u8>> {

@@ -491,6 +491,12 @@ macro_rules! words {
             }
             fn choices() -> &'static [&'static str] { &[$($word),+] }
         }
+        impl $name {
+            /// The word that the file has for it.
+            pub fn as_str(self) -> &'static str {
+                match self { $($name::$variant => $word),+ }
+            }
+        }
     };
 }
 
