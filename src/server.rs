@@ -149,14 +149,7 @@ impl Server {
         let _probes = probe::start(&self.chain);
         let mut looking = JoinSet::new();
         for certificates in self.certificates {
-            looking.spawn(async move {
-                loop {
-                    tokio::time::sleep(tls::LOOK_EVERY).await;
-                    let certificates = certificates.clone();
-                    // It reads files, which blocks.
-                    let _ = tokio::task::spawn_blocking(move || certificates.look_again()).await;
-                }
-            });
+            looking.spawn(certificates.keep_fresh());
         }
 
         if asked().await == Stop::Now {

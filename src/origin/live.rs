@@ -20,6 +20,7 @@ use pingora::protocols::http::v1::client::HttpSession;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType};
 use prometheus::IntCounter;
+use rustix::io::Errno;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::bill::Bill;
@@ -139,7 +140,7 @@ impl Upstream {
         let peer = self.peer(address);
         match timeout_at(deadline, self.connector.new_stream(peer.as_ref())).await {
             Ok(Ok(stream)) => Ok(Box::new(Wire::new(stream))),
-            Ok(Err(error)) if is_ours(&error) => Err(Outcome::Busy(Busy::Full)),
+            Ok(Err(error)) if error.root_cause().downcast_ref().is_some_and(is_ours) => Err(Outcome::Busy(Busy::Full)),
             Ok(Err(error)) => Err(Outcome::Down(connect_failure(&error))),
             Err(_) => Err(Outcome::Down(Failure::ConnectionTimeout)),
         }
@@ -346,16 +347,10 @@ pub fn check_head(head: &ResponseHeader) -> Result<bool, Failure> {
 }
 
 /// Whether this process, and not the target, is at its end: no more files, ports or memory.
-fn is_ours(error: &Error) -> bool {
-    let io = error.root_cause().downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
-    matches!(io, Some(EMFILE | ENFILE | EADDRNOTAVAIL | ENOBUFS | ENOMEM))
+pub fn is_ours(error: &std::io::Error) -> bool {
+    let ours = [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|error| ours.contains(&error))
 }
-
-const EMFILE: i32 = 24;
-const ENFILE: i32 = 23;
-const EADDRNOTAVAIL: i32 = 99;
-const ENOBUFS: i32 = 105;
-const ENOMEM: i32 = 12;
 
 fn connect_failure(error: &Error) -> Failure {
     match error.etype() {

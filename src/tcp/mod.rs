@@ -20,7 +20,6 @@ use async_trait::async_trait;
 use log::debug;
 use pingora::server::ShutdownWatch;
 use prometheus::{IntCounter, IntGauge};
-use rustix::io::Errno;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -34,6 +33,7 @@ use crate::health::Signal;
 use crate::hop::Visited;
 use crate::location::Mark;
 use crate::metrics::Metrics;
+use crate::origin::is_ours;
 use crate::pool::{Asker, Node, Permit};
 use crate::proxy_protocol;
 use crate::snapshot::Snapshot;
@@ -160,10 +160,4 @@ async fn connect(node: &Node, header: &[u8], wait: Duration) -> Result<TcpStream
         Ok(Err(_)) => Err(Outcome::Down(Failure::DestinationUnavailable)),
         Err(_) => Err(Outcome::Down(Failure::ConnectionTimeout)),
     }
-}
-
-/// Whether this process, and not the node, is at its end: no more files, ports or memory.
-fn is_ours(error: &io::Error) -> bool {
-    let ours = [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM];
-    Errno::from_io_error(error).is_some_and(|error| ours.contains(&error))
 }

@@ -27,7 +27,7 @@ use crate::config::{CertificateFiles, Tls};
 use crate::metrics::Metrics;
 
 /// How often the files are looked at.
-pub const LOOK_EVERY: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 pub struct Certificates {
     listener: String,
@@ -75,9 +75,19 @@ impl Certificates {
         Ok(Arc::new(certificates))
     }
 
+    /// Looks again and again, for ever.
+    pub async fn keep_fresh(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let certificates = self.clone();
+            // It reads files, which blocks.
+            let _ = tokio::task::spawn_blocking(move || certificates.look_again()).await;
+        }
+    }
+
     /// Reads them again if a file has changed. New handshakes use what is new; what cannot be used is told of, and
     /// nothing changes.
-    pub fn look_again(&self) {
+    fn look_again(&self) {
         let stamps = self.stamps();
         let mut looked_at = self.looked_at.lock().unwrap_or_else(PoisonError::into_inner);
         if *looked_at == stamps {

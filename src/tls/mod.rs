@@ -8,7 +8,7 @@ use std::sync::Arc;
 use pingora::listeners::tls::Acceptor;
 use rustls::ServerConfig;
 
-pub use certificates::{Certificates, LOOK_EVERY};
+pub use certificates::Certificates;
 
 use crate::config::TlsProfile;
 
