@@ -61,6 +61,7 @@ pub enum Busy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Failure {
     DnsError,
+    DestinationNotFound,
     DestinationUnavailable,
     ConnectionRefused,
     ConnectionTimeout,
@@ -81,6 +82,7 @@ impl Failure {
     pub fn as_str(self) -> &'static str {
         match self {
             Failure::DnsError => "dns_error",
+            Failure::DestinationNotFound => "destination_not_found",
             Failure::DestinationUnavailable => "destination_unavailable",
             Failure::ConnectionRefused => "connection_refused",
             Failure::ConnectionTimeout => "connection_timeout",
@@ -194,6 +196,8 @@ impl Refusal {
     pub const LOOP: Refusal = Refusal { status: 404, failure: Some(Failure::ProxyLoopDetected) };
     /// There was nobody to ask.
     pub const UNASKED: Refusal = Refusal { status: 503, failure: Some(Failure::DestinationUnavailable) };
+    /// No route is for this host and path.
+    pub const UNROUTED: Refusal = Refusal { status: 404, failure: Some(Failure::DestinationNotFound) };
     pub const DEADLINE: Refusal = Refusal { status: 504, failure: Some(Failure::HttpResponseTimeout) };
 }
 

@@ -9,7 +9,7 @@
 //!    so that its reads and writes carry their bounds.
 //! 2. Pingora parses the request and calls [`proxy`].
 //! 3. [`shape`] and [`framing`] refuse what is malformed or too large; [`via`] answers what has been here before: 404.
-//! 4. GET and HEAD go to [`chain`]; all else takes Pingora's native path to one node.
+//! 4. [`routing`] finds the route, by host and path. GET and HEAD go to [`chain`]; all else takes Pingora's native path to one node.
 //! 5. [`snapshot`] tells who calls: a client, a node (only stores are asked), a neighbour (takes turns).
 //! 6. [`fallback::Search::next`] gives the next target; [`pool`] picks it by health, places, and weight or path.
 //! 7. [`origin`] asks it: a place, a connection, a head out, a head in. A store looks on its [`disk`] first.
@@ -26,7 +26,7 @@
 //! | floor | modules |
 //! |---|---|
 //! | 0 words | [`units`], [`hop`] |
-//! | 1 decisions, pure | [`absence`], [`conditional`], [`fallback`], [`framing`], [`freshness`], [`health`], [`headers`], [`hedge`], [`location`], [`proxy_protocol`], [`s3`], [`shape`], [`trip`], [`via`] |
+//! | 1 decisions, pure | [`absence`], [`conditional`], [`fallback`], [`framing`], [`freshness`], [`health`], [`headers`], [`hedge`], [`location`], [`proxy_protocol`], [`routing`], [`s3`], [`shape`], [`trip`], [`via`] |
 //! | 2 config, and what knows no product | [`config`], [`disk`], [`flight`] |
 //! | 3 shared | [`metrics`], [`pool`], [`snapshot`] |
 //! | 4 origins | [`origin`] |
@@ -36,7 +36,7 @@
 //!
 //! # Lexicon
 //!
-//! - **Listener**: an address on which clients are accepted. It has one route; or, for tcp, one pool.
+//! - **Listener**: an address on which clients are accepted. It has routes by host and path; or, for tcp, one pool.
 //! - **Pool**, **Node**: servers that can serve the same files, none of which needs to hold them all; one of them.
 //! - **Plan**: the ordered chain of a route: pools and stores. A **Search** is one request's walk along it.
 //! - **Attempt**: one try at one target. **Outcome**: what came of it. **Verdict**: what follows.
@@ -76,6 +76,7 @@ pub mod pool;
 pub mod probe;
 pub mod proxy;
 pub mod proxy_protocol;
+pub mod routing;
 pub mod s3;
 pub mod server;
 pub mod shape;

@@ -88,15 +88,15 @@ impl Server {
                 head_bytes: listener.head.head_bytes + HEAD_SLACK,
             };
             let places = listener.max_connections;
-            let edge = match listener.serves {
-                Serves::Route(route) => {
+            let edge = match &listener.serves {
+                Serves::Routes(routes) => {
                     let (chain, access_log) = (chain.clone(), access_log.clone());
-                    let front = Front::new(chain, access_log, listener.clone(), route);
+                    let front = Front::new(chain, access_log, listener.clone(), routes.clone());
                     let http = Http::new(name, proxy(front, listener), tls, limits, &metrics);
                     Edge::new(name, http, places, &metrics)
                 }
                 Serves::Pool(pool) => {
-                    let tcp = Tcp::new(listener, pool, pipes.clone(), snapshot.clone(), metrics.clone());
+                    let tcp = Tcp::new(listener, *pool, pipes.clone(), snapshot.clone(), metrics.clone());
                     Edge::new(name, tcp, places, &metrics)
                 }
             };

@@ -28,7 +28,7 @@ pub enum Caller<'a> {
     Client,
     /// A node of ours, on a machine of its own: what it asks of us it must not be asked.
     Node(&'a Node),
-    /// Somebody on this machine, where nodes of ours are too.
+    /// Somebody on this machine, where nodes of ours are too; or a node of another route's.
     Neighbour,
 }
 
@@ -84,6 +84,14 @@ impl Snapshot {
             |address: IpAddr| is_here(address) && (!address.is_loopback() || FIRST_LOOPBACKS.contains(&address));
         if let Some(node) = wary().find_map(|pool| pool.node_at(peer)).filter(|_| !is_anybody(peer)) {
             return Caller::Node(node);
+        }
+        // A node of another route's may ask here in good faith, or send a request on in a circle of routes.
+        let is_node_elsewhere = || {
+            let mut pools = self.pools.iter().filter(|pool| pool.config.from_nodes == config::FromNodes::NoNodes);
+            pools.any(|pool| pool.node_at(peer).is_some())
+        };
+        if !is_anybody(peer) && is_node_elsewhere() {
+            return Caller::Neighbour;
         }
         let nodes_here = || wary().flat_map(|pool| &pool.nodes).any(|node| node.endpoint.ip().is_some_and(is_here));
         if is_here(peer) && nodes_here() { Caller::Neighbour } else { Caller::Client }

@@ -20,6 +20,7 @@ use crate::health::Thresholds;
 use crate::hedge;
 use crate::hop::TargetId;
 use crate::proxy_protocol::Version;
+use crate::routing;
 use crate::s3::cost::Prices;
 use crate::shape::HeadLimits;
 use crate::units::{HostPort, Network, StatusSet};
@@ -86,11 +87,11 @@ pub struct Listener {
     pub head: HeadLimits,
 }
 
-/// What a listener's clients are served from: a route on `http` and `https`, a pool on `tcp`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a listener's clients are served from: routes on `http` and `https`, a pool on `tcp`.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Serves {
-    /// Index into `routes`.
-    Route(usize),
+    /// By host and path; indices into `routes`.
+    Routes(routing::Table),
     /// Index into `pools`.
     Pool(usize),
 }

@@ -116,8 +116,12 @@ pub struct Listener {
     /// `http`, `https`, or `tcp`: bytes are passed both ways between a client and one node, and not looked at.
     /// Default `http`.
     pub protocol: Option<Field<Protocol>>,
-    /// The route that the requests of an `http` or `https` listener take.
+    /// The route that the requests of an `http` or `https` listener take, but for those that `routes` sends elsewhere.
     pub route: Option<Field<String>>,
+    /// Routes by host and path, for `http` and `https`. The most specific one that fits is taken: a host before a domain
+    /// before any host, then the longest path. Where none fits and there is no `route`, the answer is 404.
+    #[schemars(length(min = 1))]
+    pub routes: Option<Vec<Rule>>,
     /// The pool that the connections of a `tcp` listener go to. A connection takes one place under the node's
     /// `max_in_flight`.
     pub pool: Option<Field<String>>,
@@ -159,6 +163,20 @@ pub struct Listener {
     pub target_bytes: Option<Field<Bytes>>,
     /// Largest request body. Above it: 413. Default 1GiB.
     pub body_bytes: Option<Field<Bytes>>,
+}
+
+/// Which requests take a route.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Rule {
+    /// Hosts, without a port: names, or `*.DOMAIN` for all below a domain. Default: any.
+    #[schemars(length(min = 1))]
+    pub hosts: Option<Vec<Field<String>>>,
+    /// How paths begin, by whole segments: `/img` is for `/img` and `/img/cat.jpg`, not for `/images`. It is held against
+    /// the path decoded and without dot segments. Default `/`.
+    pub path: Option<Field<String>>,
+    /// The route's name.
+    pub route: Field<String>,
 }
 
 /// TLS of an `https` listener. Files are read again when they change; connections are not touched by that.

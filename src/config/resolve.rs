@@ -22,6 +22,7 @@ use crate::health::Thresholds;
 use crate::hedge;
 use crate::hop::TargetId;
 use crate::proxy_protocol::Version;
+use crate::routing::{Hosts, Table};
 use crate::s3::cost::Prices;
 use crate::shape::{HeadLimits, is_host};
 use crate::units::{Bytes, Dollars, HostPort, Scalar};
@@ -234,9 +235,9 @@ impl Resolver<'_> {
                 }
                 return Serves::Pool(self.reference("pool", pool, &pools));
             }
-            (Protocol::Http | Protocol::Https, Some(route), None) => {
-                let routes: Vec<&str> = file.routes.keys().map(String::as_str).collect();
-                return Serves::Route(self.reference("route", route, &routes));
+            (Protocol::Http | Protocol::Https, Some(_), None) => return Serves::Routes(self.routes(listener, file)),
+            (Protocol::Http | Protocol::Https, None, None) if listener.routes.is_some() => {
+                return Serves::Routes(self.routes(listener, file));
             }
             (Protocol::Tcp, None, None) => self.bad(name, "a tcp listener without a pool", "add pool: NAME"),
             (Protocol::Tcp, Some(route), _) => {
@@ -251,7 +252,42 @@ impl Resolver<'_> {
                 self.bad(pool, "a pool on a listener that is not tcp", fix);
             }
         }
-        Serves::Route(0)
+        Serves::Routes(Table::default())
+    }
+
+    /// What `routes` says, and `route` for the rest.
+    fn routes(&mut self, listener: &model::Listener, file: &File) -> Table {
+        let known: Vec<&str> = file.routes.keys().map(String::as_str).collect();
+        let mut table = Table::default();
+        for rule in listener.routes.iter().flatten() {
+            let route = self.reference("route", &rule.route, &known);
+            let path = rule.path.as_ref().map_or("/", Field::text);
+            if let Some(field) = rule.path.as_ref().filter(|_| !is_plain_path(path)) {
+                let fix = "begin it with `/`, and write it decoded: without `%`, `?`, `#`, `//` and dot segments";
+                self.bad(field, "not how a path begins", fix);
+            }
+            let hosts: Vec<Hosts> = match &rule.hosts {
+                None => vec![Hosts::Any],
+                Some(hosts) => hosts.iter().filter_map(|host| self.hosts(host)).collect(),
+            };
+            for hosts in hosts {
+                if !table.add(&hosts, path, route) {
+                    let at = rule.path.as_ref().or(rule.hosts.iter().flatten().next()).unwrap_or(&rule.route);
+                    self.bad(at, "a rule for the same host and path is above", "remove one of them");
+                }
+            }
+        }
+        if let Some(route) = &listener.route {
+            let index = self.reference("route", route, &known);
+            if !table.add(&Hosts::Any, "/", index) {
+                self.bad(route, "a rule of `routes` takes all requests already", "remove `route`, or that rule");
+            }
+        }
+        table
+    }
+
+    fn hosts(&mut self, field: &Field<String>) -> Option<Hosts> {
+        Hosts::parse(field.text()).map_err(|fix| self.bad(field, "not a host", fix)).ok()
     }
 
     fn pool(&mut self, name: &str, pool: &model::Pool) -> Pool {
@@ -765,10 +801,19 @@ impl Resolver<'_> {
     }
 }
 
+/// Whether it can be the beginning of a path that was decoded and freed of dot segments.
+fn is_plain_path(path: &str) -> bool {
+    path.starts_with('/')
+        && !path.contains("//")
+        && !path.bytes().any(|byte| byte <= b' ' || b"%?#\x7f".contains(&byte))
+        && !path.split('/').any(|segment| segment == "." || segment == "..")
+}
+
 /// The keys of a listener that mean something for HTTP alone, where they are given.
 fn keys_of_http(listener: &model::Listener) -> impl Iterator<Item = (&'static str, Place)> {
     let trusted = listener.trusted.as_ref().and_then(|networks| networks.first());
     [
+        ("routes", listener.routes.as_ref().and_then(|rules| rules.first()).map(|rule| rule.route.at())),
         ("http2", listener.http2.as_ref().map(Field::at)),
         ("redirect_to_https", listener.redirect_to_https.as_ref().map(Field::at)),
         ("trusted", trusted.map(Field::at)),

@@ -64,8 +64,13 @@ impl Front {
             self.chain.report_loop(name, Certain::Yes, &mut context.trip);
             return self.refuse(session, context, Refusal::LOOP).await;
         }
+        let host = super::host(session.req_header());
+        match self.routes.find(host.as_ref().map(HeaderValue::as_bytes), &context.target) {
+            Some(route) => context.route = route,
+            None => return self.refuse(session, context, Refusal::UNROUTED).await,
+        }
         let method = session.req_header().method.clone();
-        let has_pool = self.chain.snapshot.pools_of(self.route()).next().is_some();
+        let has_pool = self.chain.snapshot.pools_of(self.route(context)).next().is_some();
         let reads = matches!(method, Method::GET | Method::HEAD);
         if matches!(method, Method::TRACE | Method::CONNECT) || (!reads && !has_pool) {
             session.set_keepalive(None);

@@ -32,6 +32,7 @@ use crate::fallback::{Failure, Outcome, Refusal};
 use crate::framing::Body;
 use crate::headers::{self, Client, PROXY_STATUS};
 use crate::origin::check_head;
+use crate::routing;
 use crate::snapshot::Caller;
 use crate::trip::Trip;
 use crate::via::Seen;
@@ -41,8 +42,7 @@ pub struct Front {
     pub chain: Arc<Chain>,
     pub access_log: Arc<AccessLog>,
     pub listener: Listener,
-    /// Index into the config's routes.
-    route: usize,
+    routes: routing::Table,
     /// The value of `Strict-Transport-Security`, if it is to be said.
     hsts: Option<HeaderValue>,
 }
@@ -55,21 +55,25 @@ pub struct Context {
     client: Client,
     /// The request target in origin form, non-ASCII bytes encoded.
     target: Vec<u8>,
+    /// Index into the config's routes.
+    route: usize,
     native: Option<Native>,
     /// Body bytes received from the client.
     received: u64,
 }
 
 impl Front {
-    /// The front of `listener`, whose requests take the config's route of this index.
-    pub fn new(chain: Arc<Chain>, access_log: Arc<AccessLog>, listener: Listener, route: usize) -> Self {
+    /// The front of `listener`, whose requests take these of the config's routes.
+    pub fn new(chain: Arc<Chain>, access_log: Arc<AccessLog>, listener: Listener, routes: routing::Table) -> Self {
         let hsts = listener.tls.as_ref().and_then(|tls| tls.hsts).map(|hsts| format!("max-age={}", hsts.as_secs()));
         let hsts = hsts.and_then(|hsts| HeaderValue::from_str(&hsts).ok());
-        Front { chain, access_log, listener, route, hsts }
+        Front { chain, access_log, listener, routes, hsts }
     }
 
-    fn route(&self) -> &Route {
-        &self.chain.snapshot.config.routes[self.route]
+    /// The route that the request takes.
+    fn route(&self, context: &Context) -> &Route {
+        // invariant: an index of the same config's
+        &self.chain.snapshot.config.routes[context.route]
     }
 
     fn caller(&self, session: &ServerSession, context: &Context) -> Caller<'_> {
@@ -78,7 +82,8 @@ impl Front {
         match self.chain.snapshot.identity.look(&session.req_header().headers) {
             Seen::Peer => Caller::Client,
             _ => {
-                let judge = |address| self.chain.snapshot.caller(self.route(), address, local.unwrap_or(NOWHERE));
+                let judge =
+                    |address| self.chain.snapshot.caller(self.route(context), address, local.unwrap_or(NOWHERE));
                 // A node may call back through a proxy that we trust.
                 match judge(context.client.address) {
                     Caller::Node(node) => Caller::Node(node),
@@ -100,6 +105,7 @@ impl ProxyHttp for Front {
             trip: Trip::default(),
             client: Client { peer: NOWHERE, address: NOWHERE, trusted: false, tls: false },
             target: Vec::new(),
+            route: 0,
             native: None,
             received: 0,
         }
@@ -113,10 +119,7 @@ impl ProxyHttp for Front {
         let session = session.as_mut();
         let body = body_of(session.req_header());
         let begun = Connection::of(session.stream()).map(|connection| connection.begin_request(body));
-        // Upstream silence rules a tunnel; a stalled upload is the client's.
-        let tunnel = self.chain.snapshot.pools_of(self.route()).map(|pool| pool.config.tunnel_timeout).max();
-        let wait = if is_websocket(session.req_header()) { tunnel } else { None };
-        session.set_read_timeout(Some(wait.unwrap_or(self.listener.stall_timeout)));
+        session.set_read_timeout(Some(self.listener.stall_timeout));
         if session.is_http2() {
             // On HTTP/1 the connection itself bounds a stalled client, by progress and not by piece.
             session.set_write_timeout(Some(self.listener.stall_timeout));
@@ -128,7 +131,13 @@ impl ProxyHttp for Front {
         let peer = session.client_addr().and_then(|address| address.as_inet()).map_or(NOWHERE, |address| address.ip());
         let tls = self.listener.protocol == Protocol::Https;
         context.client = Client::of(peer, tls, &session.req_header().headers, &self.listener.trusted);
-        self.gatekeep(session, context, begun.unwrap_or_else(|| Ok(Vec::new()))).await
+        let answered = self.gatekeep(session, context, begun.unwrap_or_else(|| Ok(Vec::new()))).await?;
+        if !answered && is_websocket(session.req_header()) {
+            // Upstream silence rules a tunnel; a stalled upload is the client's.
+            let tunnel = self.chain.snapshot.pools_of(self.route(context)).map(|pool| pool.config.tunnel_timeout).max();
+            session.set_read_timeout(Some(tunnel.unwrap_or(self.listener.stall_timeout)));
+        }
+        Ok(answered)
     }
 
     async fn proxy_upstream_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
@@ -139,10 +148,10 @@ impl ProxyHttp for Front {
         }
         if !matches!(head.method, Method::GET | Method::HEAD) {
             if let Some(connection) = Connection::of(session.stream()) {
-                connection.end_by(context.started + self.route().transfer_deadline);
+                connection.end_by(context.started + self.route(context).transfer_deadline);
             }
             let host = host(head);
-            self.chain.forget(self.route(), host.as_ref(), &context.target);
+            self.chain.forget(self.route(context), host.as_ref(), &context.target);
             return Ok(true);
         }
         let host = host(head);
@@ -156,7 +165,7 @@ impl ProxyHttp for Front {
             headers: &headers,
             client: &context.client,
             caller,
-            route: self.route(),
+            route: self.route(context),
             started: context.started,
             hsts: self.hsts.as_ref(),
         };

@@ -56,7 +56,7 @@ impl Front {
     pub(super) async fn next_peer(&self, session: &ServerSession, context: &mut Context) -> Option<Box<HttpPeer>> {
         let snapshot = &self.chain.snapshot;
         let caller = self.caller(session, context);
-        let plan = &self.route().plan;
+        let plan = &self.route(context).plan;
         let native = context.native.get_or_insert_with(|| Native::new(plan));
         if let Caller::Node(node) = caller {
             native.refusal = Refusal::LOOP;
@@ -64,7 +64,7 @@ impl Front {
             return None;
         }
         loop {
-            let late = Instant::now() >= context.started + self.route().deadline;
+            let late = Instant::now() >= context.started + self.route(context).deadline;
             let native = context.native.as_mut()?;
             let asker = Asker {
                 path: &context.target,

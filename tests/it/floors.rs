@@ -17,6 +17,7 @@ const FLOORS: &[(u32, &[&str])] = &[
             "hedge",
             "location",
             "proxy_protocol",
+            "routing",
             "s3",
             "shape",
             "trip",
@@ -44,6 +45,7 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("admin", "edge"),            // tells the connection when a request begins and ends
     ("tcp", "edge"),              // is handed the connections that it accepts
     ("trip", "fallback"),         // a trip is a list of outcomes
+    ("routing", "shape"),         // what a host is
     ("s3", "fallback"),           // an S3 answer is an outcome
     ("freshness", "conditional"), // lists with quotes are taken apart in one place
     ("config", "disk"),           // a disk's settings are part of the config
