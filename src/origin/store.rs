@@ -52,6 +52,8 @@ struct Shared {
 /// What is kept on the disk.
 struct Kept {
     disk: Arc<Disk>,
+    /// Before each key: of which bucket it is, so that a folder which another bucket had shows nothing of it.
+    scope: String,
     rules: freshness::Rules,
     metrics: DiskMetrics,
     /// Until when the disk, which did not answer in time, is left alone; in milliseconds since `began`.
@@ -101,11 +103,19 @@ enum Led {
     Alone(Box<Live>),
 }
 
+impl Kept {
+    /// The name under which the disk knows the object of this key.
+    fn key(&self, key: &str) -> String {
+        [self.scope.as_str(), key].concat()
+    }
+}
+
 impl StoreOrigin {
     pub fn new(s3: S3Origin, store: &config::Store, metrics: &Metrics) -> Self {
         let kept = store.disk.as_ref().and_then(|disk| match Disk::open(disk.settings.clone()) {
             Ok(opened) => Some(Kept {
                 disk: opened,
+                scope: format!("{} {}\n", store.bucket, store.host),
                 rules: disk.rules,
                 metrics: DiskMetrics::new(metrics, &store.name),
                 disk_rests: AtomicU64::new(0),
@@ -149,13 +159,13 @@ impl StoreOrigin {
         let Some(kept) = &self.shared.kept else { return Ok(0) };
         let own = &self.s3.config.prefix;
         match (prefix, path) {
-            (true, b"/") => kept.disk.remove_prefix(own).await,
+            (true, b"/") => kept.disk.remove_prefix(&kept.key(own)).await,
             (true, _) => match key::object_key(own, path) {
-                Some(key) => kept.disk.remove_prefix(&key).await,
+                Some(key) => kept.disk.remove_prefix(&kept.key(&key)).await,
                 None => Ok(0),
             },
             (false, _) => match key::object_key(own, path) {
-                Some(key) => kept.disk.remove(&key).await.map(usize::from),
+                Some(key) => kept.disk.remove(&kept.key(&key)).await.map(usize::from),
                 None => Ok(0),
             },
         }
@@ -240,7 +250,7 @@ impl StoreOrigin {
     /// What the disk has of it.
     async fn copy(&self, key: &str) -> Option<Copy> {
         let kept = self.awake()?;
-        let object = self.soon(kept.disk.get(key)).await??;
+        let object = self.soon(kept.disk.get(&kept.key(key))).await??;
         let fields = fields_of(object.meta());
         let age = SystemTime::now().duration_since(object.meta().stored_at).unwrap_or_default();
         let freshness = freshness::judge(&fields, age, &kept.rules);
@@ -318,7 +328,7 @@ impl StoreOrigin {
                 let meta = meta(&mut fields, sent.elapsed());
                 live.finish().await;
                 if let Some(kept) = self.awake() {
-                    self.soon(kept.disk.refresh(key, &meta)).await;
+                    self.soon(kept.disk.refresh(&kept.key(key), &meta)).await;
                 }
                 flight.tell(Word::Fresh);
                 Led::Fresh(fields)
@@ -385,7 +395,8 @@ impl StoreOrigin {
         if let Some(share) = self.shared.room.take(length) {
             return Some(Recording { tape: Tape::in_memory(fields, length, share), writer: None, meta, purges });
         }
-        let writer = self.soon(self.awake()?.disk.begin(key, &meta, length)).await??;
+        let kept = self.awake()?;
+        let writer = self.soon(kept.disk.begin(&kept.key(key), &meta, length)).await??;
         let tape = Tape::on_disk(fields, length, writer.partial());
         Some(Recording { tape, writer: Some(writer), meta, purges })
     }
@@ -469,7 +480,9 @@ impl StoreOrigin {
             Some(writer) => writer,
             None => {
                 let Some(kept) = self.awake() else { return Ok(()) };
-                let Some(mut writer) = kept.disk.begin(key, meta, tape.length()).await else { return Ok(()) };
+                let Some(mut writer) = kept.disk.begin(&kept.key(key), meta, tape.length()).await else {
+                    return Ok(());
+                };
                 for piece in tape.pieces() {
                     writer.write(&piece).await?;
                 }
@@ -485,7 +498,7 @@ impl StoreOrigin {
 
     async fn drop_copy(&self, key: &str) {
         let Some(kept) = self.awake() else { return };
-        if let Some(Err(error)) = self.soon(kept.disk.remove(key)).await {
+        if let Some(Err(error)) = self.soon(kept.disk.remove(&kept.key(key))).await {
             debug!("store {}: an object that is no more cannot be removed: {error}", self.s3.config.name);
         }
     }

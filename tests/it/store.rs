@@ -125,6 +125,19 @@ fn what_is_kept_outlives_a_restart() {
     }
 }
 
+#[test]
+fn a_folder_shows_nothing_of_the_bucket_that_had_it_before() {
+    let (before, after, folder) = (Bucket::new(), Bucket::new(), TempDir::new().unwrap());
+    before.put("cat.jpg", "1", b"the old cat", &[]);
+    after.put("cat.jpg", "1", b"another cat", &[]);
+    let mut hopfall = start(&keeping(&before, folder.path(), ""));
+    assert_eq!(hopfall.get("/cat.jpg").text(), "the old cat");
+    wait_for_objects(&hopfall, 1);
+    assert_eq!(hopfall.terminate(), Some(0));
+    let hopfall = start(&keeping(&after, folder.path(), ""));
+    assert_eq!(hopfall.get("/cat.jpg").text(), "another cat");
+}
+
 /// So many clients ask at once for the whole of one file. Each checks what it gets against `expected`, piece by piece.
 fn stampede(hopfall: &Hopfall, clients: usize, target: &str, expected: &Arc<Vec<u8>>) {
     let (web, asked) = (hopfall.web(), format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
