@@ -75,7 +75,7 @@ fn pick(criterion: &mut Criterion) {
         );
         let surroundings = Surroundings { variable: &|_| None, read: &|_| Err(ErrorKind::NotFound.into()) };
         let config = Config::parse("bench", &yaml, &surroundings).unwrap();
-        let pool = Pool::new(&config.pools[0], &Identity::new("hopfall", b"key"), &metrics);
+        let pool = Pool::new(&config.pools[0], &Identity::new("hopfall", b"key"), &metrics, None);
         let (nobody, mut paths) = (Visited::default(), paths.iter().cycle());
         criterion.bench_function(&format!("pick: {algorithm}, 3 nodes"), |b| {
             b.iter(|| {

@@ -1,27 +1,67 @@
-//! The admin listener: `/metrics`, `/status`, `/healthz`, `/readyz`; `POST /purge` and `POST /node`.
+//! The admin listener: `/metrics`, `/status`, `/healthz`, `/readyz`; `POST /purge`, `/node` and `/reload`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use http::{Method, Response, header};
 use percent_encoding::percent_decode_str;
 use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::chain::Chain;
-use crate::config::Mode;
+use crate::config::{Mode, Problems};
 use crate::edge::Connection;
 use crate::framing::Body;
-use crate::origin::StoreOrigin;
 use crate::pool::Node;
 use crate::units::Scalar;
 
 pub struct Admin {
-    pub chain: Arc<Chain>,
+    /// What is served from now.
+    pub running: Arc<ArcSwap<Chain>>,
     /// Turns true when the process begins to stop.
     pub stopping: watch::Receiver<bool>,
+    pub orders: mpsc::Sender<Order>,
+    pub reloads: Arc<Reloads>,
+}
+
+/// What only the server itself can do.
+pub enum Order {
+    /// Read the config file again. What was done comes back in words.
+    Reload(oneshot::Sender<Result<String, Refused>>),
+}
+
+/// Why a reload was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    #[error("the config has mistakes\n{0}")]
+    Mistakes(Problems),
+    #[error("{0}")]
+    NotNow(String),
+}
+
+/// What came of the last reload.
+#[derive(Default)]
+pub struct Reloads(Mutex<Option<(SystemTime, Result<String, String>)>>);
+
+impl Reloads {
+    pub fn note(&self, at: SystemTime, result: Result<String, String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((at, result));
+    }
+
+    fn to_json(&self) -> serde_json::Value {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((at, result)) = &*last else { return serde_json::Value::Null };
+        let at = jiff::Timestamp::try_from(*at).unwrap_or_default();
+        let (ok, told) = match result {
+            Ok(told) => (true, told),
+            Err(told) => (false, told),
+        };
+        json!({ "at": at.to_string(), "ok": ok, "told": told })
+    }
 }
 
 #[async_trait]
@@ -45,21 +85,26 @@ impl Admin {
         let path = request.uri.path();
         match (&request.method, path) {
             (&Method::POST, "/purge") => return self.purge(request.uri.query().unwrap_or_default()).await,
+            (&Method::POST, "/reload") => return self.reload().await,
             (&Method::POST, "/node") => return self.set_mode(request.uri.query().unwrap_or_default()),
             (&Method::GET | &Method::HEAD, "/node") => {
                 return text(405, "POST /node?pool=POOL&node=NODE&mode=accept, drain, reject or backup\n");
             }
             (&Method::GET | &Method::HEAD, "/purge") => return text(405, "POST /purge?path=/a/file, or ?prefix=/a/\n"),
+            (&Method::GET | &Method::HEAD, "/reload") => return text(405, "POST /reload\n"),
             (&Method::GET | &Method::HEAD, _) => {}
-            _ => return text(405, "only GET and HEAD are served here, and POST /purge and /node\n"),
+            _ => return text(405, "only GET and HEAD are served here, and POST /purge, /node and /reload\n"),
         }
         match path {
             "/metrics" => {
-                let snapshot = &self.chain.snapshot;
+                let chain = self.running.load();
+                let snapshot = &chain.snapshot;
                 let entries = snapshot.location.as_ref().map_or(0, |map| map.len());
-                self.chain.metrics.location_entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
-                self.chain.stores.values().for_each(StoreOrigin::measure);
-                match self.chain.metrics.render() {
+                chain.metrics.location_entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
+                chain.stores.values().for_each(|store| {
+                    store.measure();
+                });
+                match chain.metrics.render() {
                     Ok(metrics) => reply(200, "text/plain; version=0.0.4; charset=utf-8", metrics),
                     Err(error) => text(500, &format!("{error:#}\n")),
                 }
@@ -69,14 +114,17 @@ impl Admin {
             "/healthz" => text(200, "ok\n"),
             "/readyz" if *self.stopping.borrow() => text(503, "stopping\n"),
             "/readyz" => text(200, "ready\n"),
-            "/" => text(200, "hopfall admin: /metrics /status /healthz /readyz, POST /purge, POST /node\n"),
+            "/" => {
+                text(200, "hopfall admin: /metrics /status /healthz /readyz, POST /purge, POST /node, POST /reload\n")
+            }
             _ => text(404, "no such page: /metrics /status /healthz /readyz\n"),
         }
     }
 
     /// Who is up and what for, and what stores cost today.
     fn status(&self) -> serde_json::Value {
-        let snapshot = &self.chain.snapshot;
+        let chain = self.running.load();
+        let snapshot = &chain.snapshot;
         let node = |node: &Arc<Node>| {
             json!({
                 "name": node.name,
@@ -90,14 +138,31 @@ impl Admin {
             .pools
             .iter()
             .map(|pool| json!({ "name": pool.name(), "nodes": pool.nodes.iter().map(node).collect::<Vec<_>>() }));
-        let stores = self.chain.stores.values().map(|store| {
+        let stores = chain.stores.values().map(|store| {
             json!({
                 "name": store.s3.config.name,
                 "dollars_today": store.s3.spent_today(),
                 "budget_per_day": store.s3.config.budget_per_day.map(|budget| budget as f64 / 1e9),
             })
         });
-        json!({ "pools": pools.collect::<Vec<_>>(), "stores": stores.collect::<Vec<_>>() })
+        json!({
+            "config": { "generation": snapshot.generation, "last_reload": self.reloads.to_json() },
+            "pools": pools.collect::<Vec<_>>(),
+            "stores": stores.collect::<Vec<_>>(),
+        })
+    }
+
+    async fn reload(&self) -> Response<Vec<u8>> {
+        let (reply, done) = oneshot::channel();
+        if self.orders.send(Order::Reload(reply)).await.is_err() {
+            return text(503, "stopping\n");
+        }
+        match done.await {
+            Ok(Ok(told)) => text(200, &format!("{told}\n")),
+            Ok(Err(refused @ Refused::Mistakes(_))) => text(422, &format!("not reloaded: {refused}\n")),
+            Ok(Err(refused)) => text(409, &format!("not reloaded: {refused}\n")),
+            Err(_) => text(503, "stopping\n"),
+        }
     }
 
     /// Changes a node's mode, until the process ends.
@@ -109,7 +174,8 @@ impl Admin {
         let Ok(mode) = Mode::parse(&mode) else {
             return text(400, &format!("`{mode}` is no mode: accept, reject, drain, backup\n"));
         };
-        let pools = &self.chain.snapshot.pools;
+        let chain = self.running.load();
+        let pools = &chain.snapshot.pools;
         let found =
             pools.iter().find(|own| own.name() == pool).map(|pool| pool.nodes.iter().find(|own| own.name == node));
         match found {
@@ -133,7 +199,7 @@ impl Admin {
             (None, Some(prefix)) => (prefix, true),
             _ => return text(400, "say which: ?path=/a/file, or ?prefix=/a/ (percent-encoded)\n"),
         };
-        match self.chain.purge(&path, prefix).await {
+        match self.running.load_full().purge(&path, prefix).await {
             Ok(removed) => {
                 let what = if prefix { "all paths that begin with " } else { "" };
                 let path = String::from_utf8_lossy(&path);

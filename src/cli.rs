@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Config, Level, Problems};
 use crate::import::{self, Import, Source, TlsFiles};
-use crate::server::{Server, Stop};
+use crate::server::{Server, Told};
 
 /// A reverse proxy for storage nodes with lean disks: when a node answers 404, hopfall asks the next one
 /// that it has not asked yet, and at last S3. It cannot loop.
@@ -27,11 +27,23 @@ pub struct Cli {
 enum Command {
     /// Serve, as a config file says
     ///
-    /// SIGTERM drains: no new connections, and requests under way may end. SIGINT stops at once.
+    /// SIGTERM drains: no new connections, and requests under way may end. SIGINT stops at once. SIGHUP reads the config
+    /// file again.
     Run {
         /// The config file (YAML)
         #[arg(short, long, value_name = "FILE")]
         config: PathBuf,
+        /// Read the config file again whenever it has changed
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Have a running hopfall read its config file again
+    ///
+    /// Asks the admin listener of the config file. If the file has mistakes, they are printed, the exit code is 2, and
+    /// hopfall goes on as before.
+    Reload {
+        #[command(flatten)]
+        admin: AdminArgs,
     },
     /// Check a config file and print everything that is wrong with it
     Check {
@@ -49,9 +61,8 @@ enum Command {
         /// Forget all paths that begin with PATH
         #[arg(long)]
         prefix: bool,
-        /// The config file that the running hopfall has
-        #[arg(short, long, value_name = "FILE")]
-        config: PathBuf,
+        #[command(flatten)]
+        admin: AdminArgs,
     },
     /// Change what a node is for, in a running hopfall
     ///
@@ -63,9 +74,8 @@ enum Command {
         node: String,
         /// accept, drain (only clients that stick to it), reject (none) or backup (after all others)
         mode: String,
-        /// The config file that the running hopfall has
-        #[arg(short, long, value_name = "FILE")]
-        config: PathBuf,
+        #[command(flatten)]
+        admin: AdminArgs,
     },
     /// Write a config from what another load balancer was told
     Import {
@@ -79,6 +89,14 @@ enum Command {
         #[arg(long)]
         once: bool,
     },
+}
+
+/// Whom to ask.
+#[derive(Debug, clap::Args)]
+struct AdminArgs {
+    /// The config file that the running hopfall has: its `admin` address is asked
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]
@@ -110,18 +128,19 @@ impl Cli {
     /// Carries out the command.
     pub fn run(self) -> ExitCode {
         match self.command {
-            Command::Run { config } => run(&config),
+            Command::Run { config, watch } => run(&config, watch),
+            Command::Reload { admin } => command(&admin, "reload", &[]),
             Command::Check { config } => check(&config),
-            Command::Purge { path, prefix, config } => {
+            Command::Purge { path, prefix, admin } => {
                 if !path.starts_with('/') {
                     eprintln!("hopfall: `{path}` must begin with `/`");
                     return ExitCode::from(2);
                 }
                 let what = if prefix { "prefix" } else { "path" };
-                command(&config, "purge", &[(what, &path)])
+                command(&admin, "purge", &[(what, &path)])
             }
-            Command::Node { pool, node, mode, config } => {
-                command(&config, "node", &[("pool", &pool), ("node", &node), ("mode", &mode)])
+            Command::Node { pool, node, mode, admin } => {
+                command(&admin, "node", &[("pool", &pool), ("node", &node), ("mode", &mode)])
             }
             Command::Import { from: ImportFrom::NodeBalancer { input, out, tls_certificate, tls_key } } => {
                 import_nodebalancer(&input, out.as_deref(), tls_certificate.as_deref().zip(tls_key.as_deref()))
@@ -158,13 +177,13 @@ fn refuse(problems: &Problems) -> ExitCode {
     ExitCode::from(2)
 }
 
-fn run(path: &Path) -> ExitCode {
+fn run(path: &Path, watch: bool) -> ExitCode {
     let config = match Config::load(path) {
         Ok(config) => config,
         Err(problems) => return refuse(&problems),
     };
     log_to_stderr(config.log_level);
-    match serve(config) {
+    match serve(config, path.to_owned(), watch) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("{error:#}");
@@ -174,23 +193,26 @@ fn run(path: &Path) -> ExitCode {
 }
 
 /// Has the admin listener of a running hopfall carry out a command, and prints what it says.
-fn command(config: &Path, name: &str, parameters: &[(&str, &str)]) -> ExitCode {
-    let config = match Config::load(config) {
-        Ok(config) => config,
+fn command(admin: &AdminArgs, name: &str, parameters: &[(&str, &str)]) -> ExitCode {
+    let admin = match Config::admin_address(&admin.config) {
+        Ok(admin) => admin,
         Err(problems) => return refuse(&problems),
     };
-    let Some(admin) = config.admin else {
+    let Some(admin) = admin else {
         eprintln!("hopfall: the config must have an `admin` address, which is asked");
         return ExitCode::from(2);
     };
     match post(admin, name, parameters) {
         Ok(told) => {
-            let body = told.rsplit("\r\n\r\n").next().unwrap_or_default().trim_end();
+            let body = told.split_once("\r\n\r\n").map_or("", |(_, body)| body).trim_end();
             if told.starts_with("HTTP/1.1 200") {
                 println!("{body}");
                 return ExitCode::SUCCESS;
             }
             eprintln!("hopfall: {body}");
+            if told.starts_with("HTTP/1.1 422") {
+                return ExitCode::from(2);
+            }
         }
         Err(error) => eprintln!("hopfall: the admin listener {admin} does not answer: {error}"),
     }
@@ -280,24 +302,23 @@ fn write_new(out: Option<&Path>, text: &str) -> anyhow::Result<()> {
     file.write_all(text.as_bytes()).with_context(|| format!("{name}: cannot be written"))
 }
 
-fn serve(config: Config) -> anyhow::Result<()> {
+fn serve(config: Config, file: PathBuf, watch: bool) -> anyhow::Result<()> {
     raise_file_limit(&config);
     let runtime = runtime(config.threads)?;
     let served = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
-        tokio::spawn(async move {
-            while hangup.recv().await.is_some() {
-                warn!("SIGHUP: this version cannot reload its config; restart to apply a changed file");
-            }
-        });
-        let server = Server::bind(config).await?;
+        let mut server = Server::start(config, Some(file)).await?;
+        if watch {
+            server.watch()?;
+        }
         server
             .run(async || {
                 tokio::select! {
-                    _ = terminate.recv() => Stop::Drain,
-                    _ = interrupt.recv() => Stop::Now,
+                    _ = terminate.recv() => Told::Drain,
+                    _ = interrupt.recv() => Told::StopNow,
+                    _ = hangup.recv() => Told::Reload,
                 }
             })
             .await;

@@ -27,7 +27,7 @@ pub fn restore(map: &mut Map, path: &Path, targets: &[String]) {
 /// Writes the map beside its place, then over it, so that the file is whole at any moment.
 pub fn save(chain: &Chain) {
     let Some((map, path)) = file_of(chain) else { return };
-    let bytes = map.save(&chain.snapshot.target_names(), unix_now());
+    let bytes = map.save(&chain.snapshot.config.target_names(), unix_now());
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     let written = fs::write(&beside, &bytes).and_then(|()| fs::rename(&beside, path));
@@ -52,5 +52,5 @@ pub async fn keep(chain: Arc<Chain>) {
 
 fn file_of(chain: &Chain) -> Option<(&Map, &Path)> {
     let path = chain.snapshot.config.location.as_ref()?.file.as_deref()?;
-    Some((chain.snapshot.location.as_ref()?, path))
+    Some((chain.snapshot.location.as_deref()?, path))
 }

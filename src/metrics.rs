@@ -347,6 +347,14 @@ impl Metrics {
         Ok(text)
     }
 
+    /// Tells no more of a node that is gone. What was counted stays.
+    pub fn forget_node(&self, pool: &str, node: &str) {
+        for gauge in [&self.node_up, &self.node_connections, &self.node_absence_suspect] {
+            // It is not there if nothing ever set it.
+            let _ = gauge.remove_label_values(&[pool, node]);
+        }
+    }
+
     /// The handles of one target, looked up once.
     pub fn target(&self, pool: &str, node: &str) -> TargetMetrics {
         let attempts = |outcome| self.attempts.with_label_values(&[pool, node, outcome]);
@@ -399,7 +407,8 @@ pub struct DiskMetrics {
 }
 
 impl DiskMetrics {
-    pub fn new(metrics: &Metrics, name: &str) -> Self {
+    /// `counted` is what has been counted of this disk already.
+    pub fn new(metrics: &Metrics, name: &str, counted: Figures) -> Self {
         DiskMetrics {
             name: name.to_owned(),
             errors: metrics.store_errors.clone(),
@@ -410,7 +419,7 @@ impl DiskMetrics {
             objects: metrics.store_objects.with_label_values(&[name]),
             memory: metrics.store_memory_bytes.with_label_values(&[name, "files"]),
             index: metrics.store_memory_bytes.with_label_values(&[name, "index"]),
-            before: Mutex::default(),
+            before: Mutex::new(counted),
         }
     }
 

@@ -64,7 +64,7 @@ async fn keep_store(store: Arc<S3Origin>) {
         resolve(&store.endpoint).await;
     }
     let probing = async {
-        while !store.probe().await {
+        while !store.is_known() && !store.probe().await {
             sleep(PROBE_AGAIN).await;
         }
     };

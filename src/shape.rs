@@ -6,7 +6,7 @@
 use http::{HeaderMap, Method, Version, header};
 
 /// Bounds on the head of a request.
-#[derive(Clone, Copy, Debug)]
+#[derive(PartialEq, Eq, Clone, Copy, Debug)]
 pub struct HeadLimits {
     /// Most bytes of a request target, above which the answer is 414.
     pub target_bytes: usize,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{self, Config};
 use crate::hop::TargetId;
-use crate::location;
+use crate::location::{self, UnixTime};
 use crate::metrics::Metrics;
 use crate::pool::turns::Turns;
 use crate::pool::{Node, Pool};
@@ -17,7 +17,9 @@ pub struct Snapshot {
     pub identity: Identity,
     pub pools: Vec<Pool>,
     pub turns: Arc<Turns>,
-    pub location: Option<location::Map>,
+    pub location: Option<Arc<location::Map>>,
+    /// How many there were before it in this process.
+    pub generation: u64,
     started: Instant,
     /// The addresses of this machine.
     here: Vec<IpAddr>,
@@ -33,45 +35,59 @@ pub enum Caller<'a> {
 }
 
 impl Snapshot {
-    pub fn new(config: Config, metrics: &Metrics) -> Self {
-        let name = config.identity.name.clone().unwrap_or_else(|| format!("hopfall-{:08x}", rand::random::<u32>()));
-        let identity = match &config.identity.mark_key {
-            Some(key) => Identity::new(&name, key.expose().as_bytes()),
-            None => Identity::new(&name, &rand::random::<[u8; 32]>()),
+    /// `before` is the snapshot that this one follows. What was learned of nodes that are still there is shared with it:
+    /// health and modes, who sticks where, and the location map. `now` is in the map's time.
+    pub fn new(config: Config, metrics: &Metrics, before: Option<&Snapshot>, now: UnixTime) -> Self {
+        let identity = match before.filter(|before| before.config.identity == config.identity) {
+            Some(before) => before.identity.clone(),
+            None => Snapshot::identify(&config),
         };
-        let pools = config.pools.iter().map(|pool| Pool::new(pool, &identity, metrics)).collect();
-        let location = config.location.as_ref().map(|settings| {
-            let key = (rand::random(), rand::random());
-            let (ttl, absent_ttl) = (settings.ttl.as_secs(), settings.absent_ttl.as_secs());
-            location::Map::new(settings.entries, ttl, absent_ttl, u64::from(settings.control) * 10, key)
-        });
+        let pool = |pool: &config::Pool| {
+            let before = before.and_then(|before| before.pools.iter().find(|own| own.name() == pool.name));
+            Pool::new(pool, &identity, metrics, before)
+        };
+        let pools = config.pools.iter().map(pool).collect();
+        let location = config.location.as_ref().map(|settings| locations(settings, &config, before, now));
+        let same_targets = before.filter(|before| before.config.target_names() == config.target_names());
         Snapshot {
+            turns: same_targets.map(|before| before.turns.clone()).unwrap_or_default(),
+            generation: before.map_or(0, |before| before.generation + 1),
+            started: before.map_or_else(Instant::now, |before| before.started),
             config,
             identity,
             pools,
-            turns: Arc::default(),
             location,
-            started: Instant::now(),
             here: addresses_here(),
+        }
+    }
+
+    /// Comes into force: where the config says another mode of a node than it did in `before`, that holds; else what an
+    /// operator has said of it meanwhile. Nodes that are gone leave the metrics.
+    pub fn follow(&self, before: &Snapshot, metrics: &Metrics) {
+        for pool in &before.pools {
+            let now = self.pools.iter().find(|now| now.name() == pool.name());
+            for (was, node) in pool.config.nodes.iter().zip(&pool.nodes) {
+                let same = now.and_then(|now| now.config.nodes.iter().find(|now| now.name == was.name));
+                match same {
+                    Some(now) if now.mode != was.mode => node.set_mode(now.mode),
+                    Some(_) => {}
+                    None => metrics.forget_node(pool.name(), &was.name),
+                }
+            }
+        }
+    }
+
+    fn identify(config: &Config) -> Identity {
+        let name = config.identity.name.clone().unwrap_or_else(|| format!("hopfall-{:08x}", rand::random::<u32>()));
+        match &config.identity.mark_key {
+            Some(key) => Identity::new(&name, key.expose().as_bytes()),
+            None => Identity::new(&name, &rand::random::<[u8; 32]>()),
         }
     }
 
     /// Time since the process began to serve; the clock of all health.
     pub fn now(&self) -> Duration {
         self.started.elapsed()
-    }
-
-    /// The targets by number, under names that a later process may know them by.
-    pub fn target_names(&self) -> Vec<String> {
-        let nodes = self.config.pools.iter().flat_map(|pool| &pool.nodes);
-        let stores = self.config.stores.iter();
-        let nodes = nodes.map(|node| (node.target, format!("node {}", node.address)));
-        let stores =
-            stores.map(|store| (store.target, format!("store {} {} {}", store.address, store.bucket, store.prefix)));
-        let mut named: Vec<_> = nodes.chain(stores).collect();
-        named.sort();
-        named.dedup_by_key(|(target, _)| *target);
-        named.into_iter().map(|(_, name)| name).collect()
     }
 
     /// Judges the address of a request that carries no mark of ours. `local` is our own end of its connection.
@@ -118,6 +134,31 @@ impl Snapshot {
             crate::fallback::Stage::Pool(pool) => self.pools.get(*pool),
             crate::fallback::Stage::Store(_) => None,
         })
+    }
+}
+
+/// The map as it was where nothing has changed that it tells of; else one that knows what is still true.
+fn locations(
+    settings: &config::Location,
+    config: &Config,
+    before: Option<&Snapshot>,
+    now: UnixTime,
+) -> Arc<location::Map> {
+    let bounds =
+        (settings.entries, settings.ttl.as_secs(), settings.absent_ttl.as_secs(), u64::from(settings.control) * 10);
+    match before.and_then(|before| Some((&before.config, before.location.as_ref()?))) {
+        None => {
+            let (entries, ttl, absent_ttl, control) = bounds;
+            Arc::new(location::Map::new(entries, ttl, absent_ttl, control, (rand::random(), rand::random())))
+        }
+        Some((was, map)) => {
+            let same = (&was.location, &was.pools, &was.stores, &was.routes)
+                == (&config.location, &config.pools, &config.stores, &config.routes);
+            match same {
+                true => map.clone(),
+                false => Arc::new(map.carried_to(bounds, &was.target_names(), &config.target_names(), now)),
+            }
+        }
     }
 }
 

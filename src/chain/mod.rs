@@ -10,12 +10,14 @@ mod reply;
 mod together;
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Version, header};
 use log::{debug, warn};
+use pingora::connectors::TransportConnector;
 use pingora::protocols::http::ServerSession;
 use pingora::{Error, ErrorType, Result};
 use tokio::time::{Instant, timeout_at};
@@ -25,7 +27,7 @@ pub use hints::unix_now;
 pub use reply::send_own;
 use reply::{hold_next, send_head, send_piece};
 
-use crate::config::Route;
+use crate::config::{self, Route};
 use crate::fallback::{Busy, Failure, Kind, Outcome, Plan, Refusal, Repeat, Search, Step, Verdict};
 use crate::flight::Flights;
 use crate::headers::{self, CACHE_STATUS, Client, PROXY_STATUS, SERVER_TIMING};
@@ -43,6 +45,7 @@ use crate::trip::{Attempt, Cached, Trip};
 pub struct Chain {
     pub snapshot: Arc<Snapshot>,
     pub metrics: Arc<Metrics>,
+    connector: Arc<TransportConnector>,
     /// By pool, then as in the pool's nodes.
     nodes: Vec<Vec<NodeOrigin>>,
     pub stores: HashMap<TargetId, StoreOrigin>,
@@ -90,27 +93,50 @@ enum Chosen<'a> {
 }
 
 impl Chain {
-    pub fn new(snapshot: Arc<Snapshot>, metrics: Arc<Metrics>) -> Self {
-        let connector = connector(None);
+    /// `before` is the chain that this one follows. What has not changed is shared with it: connections to nodes, and whole
+    /// stores with all that they keep.
+    pub fn new(snapshot: Arc<Snapshot>, metrics: Arc<Metrics>, before: Option<&Chain>) -> Self {
+        let connector = before.map_or_else(|| connector(None), |before| before.connector.clone());
         let origins = |pool: &Pool| {
             let host = pool.config.host.as_deref();
             let origin = |node: &Arc<Node>| {
-                let upstream = Upstream::new(connector.clone(), pool.config.bounds, None);
+                let known = before.and_then(|before| before.upstream_of(pool, node));
+                let upstream = known.unwrap_or_else(|| Upstream::new(connector.clone(), pool.config.bounds, None));
                 NodeOrigin::new(node.clone(), upstream, pool.config.fallback_on.clone(), host)
             };
             pool.nodes.iter().map(origin).collect()
         };
         let nodes = snapshot.pools.iter().map(origins).collect();
-        let stores = snapshot
-            .config
-            .stores
-            .iter()
-            .map(|store| {
-                let s3 = S3Origin::new(store, &snapshot.identity, &metrics);
-                (store.target, StoreOrigin::new(s3, store, &metrics))
-            })
-            .collect();
-        Chain { snapshot, metrics, nodes, stores, searches: Arc::default(), reported: Mutex::default() }
+        let same_identity = before.is_some_and(|before| before.snapshot.config.identity == snapshot.config.identity);
+        let store = |store: &config::Store| {
+            let known = before.and_then(|before| before.stores.values().find(|own| own.s3.config.name == store.name));
+            let same = known.filter(|known| same_identity && known.s3.config == *store);
+            let made = same.cloned().unwrap_or_else(|| {
+                let s3 = S3Origin::new(store, &snapshot.identity, &metrics, known.map(|known| known.s3.as_ref()));
+                let holder = before.and_then(|before| before.holder_of(&store.disk.as_ref()?.settings.path));
+                StoreOrigin::new(s3, holder, &metrics)
+            });
+            (store.target, made)
+        };
+        let stores = snapshot.config.stores.iter().map(store).collect();
+        let searches = match before.filter(|before| same_map(&before.snapshot, &snapshot)) {
+            Some(before) => before.searches.clone(),
+            None => Arc::default(),
+        };
+        Chain { snapshot, metrics, connector, nodes, stores, searches, reported: Mutex::default() }
+    }
+
+    /// The connections to a node that a later snapshot means by this one, if they suit it.
+    fn upstream_of(&self, pool: &Pool, node: &Node) -> Option<Arc<Upstream>> {
+        let own = self.snapshot.pools.iter().position(|own| own.name() == pool.name())?;
+        let same_bounds = self.snapshot.pools[own].config.bounds == pool.config.bounds;
+        let known = self.nodes[own].iter().find(|known| Arc::ptr_eq(&known.node().endpoint, &node.endpoint))?;
+        same_bounds.then(|| known.shared_upstream())
+    }
+
+    /// The store that has this folder open.
+    fn holder_of(&self, path: &Path) -> Option<&StoreOrigin> {
+        self.stores.values().find(|store| store.disk().is_some_and(|disk| disk.settings().path == path))
     }
 
     /// Closes idle connections that are no longer fit for use.
@@ -499,6 +525,11 @@ impl<'a> Chosen<'a> {
             Chosen::Store(_) => Kind::Store,
         }
     }
+}
+
+/// Whether both know paths by the same numbers.
+fn same_map(one: &Snapshot, other: &Snapshot) -> bool {
+    matches!((&one.location, &other.location), (Some(one), Some(other)) if Arc::ptr_eq(one, other))
 }
 
 /// The answer broke off after its head was sent: all that is left is to make that plain to the client.

@@ -36,7 +36,7 @@ impl Chain {
         let mut asking = pin!(origin.ask(ask));
         tokio::select! {
             asked = &mut asking => return (first, began, heard(node, began, asked)),
-            () = sleep(node.latency.patience(rules)) => {}
+            () = sleep(node.condition.latency.patience(rules)) => {}
         }
         let other = self.node_to_hedge_with(search, pool, hints, ask);
         let Some(second) = other else {
@@ -63,7 +63,7 @@ impl Chain {
             asked = &mut asking_second => {
                 if is_good(&asked) {
                     hedged("second");
-                    if node.silence.left_behind(self.snapshot.now()) {
+                    if node.condition.silence.left_behind(self.snapshot.now()) {
                         warn!("node {} of pool {} keeps silent, and is asked last for now", node.name, pool.name());
                     }
                     self.record(&first, Outcome::Dropped, began.elapsed(), trip);
@@ -89,7 +89,7 @@ impl Chain {
         let same_pool =
             search.pool().and_then(|index| self.snapshot.pools.get(index)).is_some_and(|p| std::ptr::eq(p, pool));
         let node = pool.pick(search.visited(), now, &ask.asker, |target| hints.of(target)).filter(|_| same_pool)?;
-        let fit = node.is_up(now) && !node.silence.is_silent(now) && hints.of(node.target) != Mark::Lacks;
+        let fit = node.is_up(now) && !node.condition.silence.is_silent(now) && hints.of(node.target) != Mark::Lacks;
         if !fit || !pool.hedges.spend() {
             return None;
         }
@@ -119,8 +119,8 @@ impl Chain {
 /// Notes that a node has sent a head, and how long it took.
 fn heard(node: &Node, began: Instant, asked: Asked) -> Asked {
     if asked.answer.is_some() {
-        node.latency.observe(began.elapsed());
-        node.silence.spoke();
+        node.condition.latency.observe(began.elapsed());
+        node.condition.silence.spoke();
     }
     asked
 }

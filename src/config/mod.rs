@@ -29,7 +29,7 @@ pub use load::{Problem, Problems};
 pub use model::{AccessFormat, Addressing, Algorithm, Check, FromNodes, Level, Mode, OnDenied, Protocol, TlsProfile};
 
 /// Everything one generation of the process runs on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// 0 means one per core.
     pub threads: usize,
@@ -48,14 +48,14 @@ pub struct Config {
 }
 
 /// Name and key, where the file gives them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Identity {
     pub name: Option<String>,
     pub mark_key: Option<Secret>,
 }
 
 /// The location map's bounds.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Location {
     pub entries: usize,
     pub ttl: Duration,
@@ -66,7 +66,7 @@ pub struct Location {
     pub save_every: Duration,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Listener {
     pub name: String,
     pub address: SocketAddr,
@@ -96,7 +96,7 @@ pub enum Serves {
     Pool(usize),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Tls {
     /// The first of them, or else of the folder, is the default.
     pub certificates: Vec<CertificateFiles>,
@@ -105,14 +105,14 @@ pub struct Tls {
     pub hsts: Option<Duration>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct CertificateFiles {
     pub certificate: PathBuf,
     pub key: PathBuf,
     pub ocsp: Option<PathBuf>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Pool {
     pub name: String,
     pub algorithm: Algorithm,
@@ -150,7 +150,7 @@ pub struct Bounds {
     pub queue_timeout: Duration,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Health {
     pub check: Check,
     pub path: String,
@@ -163,7 +163,7 @@ pub struct Health {
     pub thresholds: Thresholds,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Node {
     pub name: String,
     pub address: HostPort,
@@ -173,7 +173,7 @@ pub struct Node {
     pub target: TargetId,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Store {
     pub name: String,
     pub target: TargetId,
@@ -198,13 +198,13 @@ pub struct Store {
 }
 
 /// What a store keeps, and for how long it is good.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Disk {
     pub settings: disk::Settings,
     pub rules: freshness::Rules,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     pub name: String,
     pub plan: Arc<Plan>,
@@ -236,20 +236,43 @@ pub struct Surroundings<'a> {
 }
 
 impl Config {
+    /// The targets by number, under names that a later process may know them by.
+    pub fn target_names(&self) -> Vec<String> {
+        let nodes = self.pools.iter().flat_map(|pool| &pool.nodes);
+        let stores = self.stores.iter();
+        let nodes = nodes.map(|node| (node.target, format!("node {}", node.address)));
+        let stores =
+            stores.map(|store| (store.target, format!("store {} {} {}", store.address, store.bucket, store.prefix)));
+        let mut named: Vec<_> = nodes.chain(stores).collect();
+        named.sort();
+        named.dedup_by_key(|(target, _)| *target);
+        named.into_iter().map(|(_, name)| name).collect()
+    }
+
     /// Reads a config file from disk, with secrets from this process's environment.
     ///
     /// # Errors
     /// All the file's mistakes at once.
     pub fn load(path: &Path) -> Result<Config, Problems> {
         let file = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            let message = format!("cannot be read: {error}");
-            let problem = Problem::of_file(message, "name a file that exists and is UTF-8 text");
-            Problems::new(&file, "", vec![problem], &[])
-        })?;
+        let text = read(path)?;
         let surroundings =
             Surroundings { variable: &|name| std::env::var(name).ok(), read: &|path| std::fs::read_to_string(path) };
         Config::parse(&file, &text, &surroundings)
+    }
+
+    /// The admin address that a config file names, whatever else is wrong with it: a running hopfall is asked, which has
+    /// secrets and files of its own.
+    ///
+    /// # Errors
+    /// The file's mistakes, when it cannot be read that far.
+    pub fn admin_address(path: &Path) -> Result<Option<SocketAddr>, Problems> {
+        let file = path.display().to_string();
+        let text = read(path)?;
+        match load::parse(&text) {
+            (Some(model), _, _) => Ok(model.admin.and_then(|admin| admin.address.text().parse().ok())),
+            (None, problems, secrets) => Err(Problems::new(&file, &text, problems, &secrets)),
+        }
     }
 
     /// Reads config text; `file` is its name in messages.
@@ -267,4 +290,12 @@ impl Config {
         }
         Err(Problems::new(file, text, problems, &secrets))
     }
+}
+
+fn read(path: &Path) -> Result<String, Problems> {
+    std::fs::read_to_string(path).map_err(|error| {
+        let message = format!("cannot be read: {error}");
+        let problem = Problem::of_file(message, "name a file that exists and is UTF-8 text");
+        Problems::new(&path.display().to_string(), "", vec![problem], &[])
+    })
 }

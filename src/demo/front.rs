@@ -38,7 +38,7 @@ async fn bind(scene: &Scene, yaml: String) -> anyhow::Result<(Front, Server)> {
     let surroundings = Surroundings { variable: &variable, read: &|path| std::fs::read_to_string(path) };
     let config = Config::parse("the demo's config", &yaml, &surroundings)?;
     cli::log_to_stderr(config.log_level);
-    let server = Server::bind(config).await?;
+    let server = Server::start(config, None).await?;
     let web = server.addresses().first().copied().context("no listener")?;
     let admin = server.admin_address().context("no admin listener")?;
     Ok((Front { yaml, web, admin }, server))

@@ -20,7 +20,7 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli;
-use crate::server::Stop;
+use crate::server::Told;
 use front::Front;
 use scene::Scene;
 
@@ -70,7 +70,7 @@ async fn show(once: bool) -> anyhow::Result<bool> {
                 _ = terminate.recv() => {}
             }
             // Never `Drain`, which would ask again.
-            Stop::Now
+            Told::StopNow
         })
         .await;
     verdict

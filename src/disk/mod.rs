@@ -150,6 +150,10 @@ impl Disk {
         blocking(move || disk.open_object(name, &key)).await.ok()?
     }
 
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     pub fn figures(&self) -> Figures {
         let (sums, index_bytes) = {
             let shelf = self.shelf();

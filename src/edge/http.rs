@@ -9,12 +9,11 @@ use pingora::apps::{HttpPersistentSettings, HttpServerApp, ServerApp};
 use pingora::listeners::tls::Acceptor;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::{ALPN, Ssl};
-use pingora::server::ShutdownWatch;
 use prometheus::IntCounter;
 
 use super::connection::{Connection, Phase};
 use super::socket::{self, Socket, Wire};
-use super::{Accepted, Carry, Limits, bound_unsent};
+use super::{Accepted, Carry, Ends, Limits, bound_unsent};
 use crate::metrics::Metrics;
 
 /// Serves a listener's connections by a Pingora application.
@@ -34,8 +33,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> Http<A> {
 
     /// Pingora's own loop over a connection's requests, but that it is told of a request only when it has begun: while
     /// it waits for one it holds all that it needs to serve one, some 30 KiB. So an idle connection holds only itself.
-    async fn serve(&self, mut connection: Box<Connection>, alpn: Option<ALPN>, shutdown: &ShutdownWatch) {
-        let mut stop = shutdown.clone();
+    async fn serve(&self, mut connection: Box<Connection>, alpn: Option<ALPN>, ends: &Ends) {
+        let mut stop = ends.stopping.clone();
         let may_be_http2 = alpn.is_none() && self.app.server_options().is_some_and(|options| options.h2c);
         let is_http2 = match may_be_http2 && self.tls.is_none() {
             true => tokio::select! {
@@ -48,7 +47,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> Http<A> {
         match is_http2 {
             Ok(false) => {}
             Ok(true) => {
-                self.app.process_new(connection, shutdown).await;
+                // Being left, it says so (GOAWAY, RFC 9113 §6.8), and the client knows what was not taken up.
+                self.app.process_new(connection, &ends.leaving).await;
                 return;
             }
             Err(error) => return debug!("no request: {error}"),
@@ -69,12 +69,15 @@ impl<A: HttpServerApp + Send + Sync + 'static> Http<A> {
                 Some(settings) => settings.apply_to_session(&mut session),
                 None => {
                     // `Connection` bounds the wait; this only says that there may be a next request.
-                    session.set_keepalive((!*shutdown.borrow()).then_some(60));
+                    session.set_keepalive(Some(60));
                     let most = self.app.server_options().and_then(|options| options.keepalive_request_limit);
                     session.set_keepalive_reuses_remaining(most);
                 }
             }
-            let Some(reused) = self.app.process_new_http(session, shutdown).await else { return };
+            if *ends.leaving.borrow() {
+                session.set_keepalive(None);
+            }
+            let Some(reused) = self.app.process_new_http(session, &ends.leaving).await else { return };
             let (stream, next) = reused.consume();
             let Ok(same) = stream.into_any().downcast() else { return };
             connection = same;
@@ -85,7 +88,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Http<A> {
 
 #[async_trait]
 impl<A: HttpServerApp + Send + Sync + 'static> Carry for Http<A> {
-    async fn carry(&self, accepted: Accepted, shutdown: &ShutdownWatch) {
+    async fn carry(&self, accepted: Accepted, ends: &Ends) {
         let peer = accepted.peer;
         // Else a slow client is told from a stalled one by what it has acknowledged.
         if socket::taken(accepted.tcp.as_raw_fd()).is_none() {
@@ -110,10 +113,6 @@ impl<A: HttpServerApp + Send + Sync + 'static> Carry for Http<A> {
         };
         let phase = if alpn == Some(ALPN::H2) { Phase::Multiplexed } else { Phase::First };
         let connection = Connection::new(wire, aborted, self.limits, phase, self.unfinished.clone());
-        self.serve(Box::new(connection), alpn, shutdown).await;
-    }
-
-    async fn cleanup(&self) {
-        self.app.cleanup().await;
+        self.serve(Box::new(connection), alpn, ends).await;
     }
 }

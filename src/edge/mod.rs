@@ -18,7 +18,7 @@ use log::{debug, warn};
 use pingora::server::ShutdownWatch;
 use prometheus::{IntCounter, IntGauge};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 pub use connection::{Connection, Phase};
 pub use http::Http;
@@ -51,13 +51,20 @@ pub struct Accepted {
 #[async_trait]
 pub trait Carry: Send + Sync + 'static {
     /// Serves one connection to its end.
-    async fn carry(&self, accepted: Accepted, shutdown: &ShutdownWatch);
-
-    /// Called once no more connections are accepted: those that only wait must end.
-    async fn cleanup(&self) {}
+    async fn carry(&self, accepted: Accepted, ends: &Ends);
 }
 
-/// An accept loop and the connections that came through it.
+/// How the connections of a listener come to their end, once no more are accepted.
+#[derive(Clone)]
+pub struct Ends {
+    /// True: what is asked is answered, and is each connection's last. A client that only waits is left in peace, since
+    /// what it may be sending at this moment would be lost.
+    pub leaving: ShutdownWatch,
+    /// True: who only waits is sent away too.
+    pub stopping: ShutdownWatch,
+}
+
+/// The bounds and the carrier of connections, as one config has them; and those that came through it.
 pub struct Edge {
     /// The listener's name, for the log.
     pub name: String,
@@ -92,53 +99,17 @@ impl Edge {
         self
     }
 
-    /// Accepts until `shutdown` turns true. Connections under way go on.
-    pub async fn accept(self: Arc<Self>, listener: TcpListener, shutdown: ShutdownWatch) {
-        let mut stop = shutdown.clone();
-        let stopping = async { stop.wait_for(|stop| *stop).await.map(|_| ()) };
-        tokio::pin!(stopping);
-        loop {
-            // The place is taken before the connection: what does not fit waits in the kernel's queue.
-            let place = tokio::select! {
-                place = self.places.clone().acquire_owned() => place,
-                _ = &mut stopping => break,
-            };
-            let Ok(place) = place else { break };
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                _ = &mut stopping => break,
-            };
-            match accepted {
-                Ok((tcp, peer)) => {
-                    tokio::spawn(self.clone().carry(tcp, peer, place, shutdown.clone()));
-                }
-                Err(error) => {
-                    warn!("accept failed: {error}");
-                    // Out of file descriptors: others have to close first.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
-        }
-        self.carrier.cleanup().await;
-    }
-
     /// Waits until the last connection has ended.
     pub async fn drained(&self) {
         let all = u32::try_from(self.max_connections).unwrap_or(u32::MAX);
         let _ = self.places.acquire_many(all).await;
     }
 
-    async fn carry(
-        self: Arc<Self>,
-        mut tcp: TcpStream,
-        peer: SocketAddr,
-        _place: OwnedSemaphorePermit,
-        shutdown: ShutdownWatch,
-    ) {
+    async fn carry(self: Arc<Self>, mut tcp: TcpStream, peer: SocketAddr, _place: OwnedSemaphorePermit, ends: Ends) {
         let _open = Open::count(&self.open);
         send_at_once(&tcp, peer);
         let Some(peer) = self.client(&mut tcp, peer).await else { return };
-        self.carrier.carry(Accepted { tcp, peer }, &shutdown).await;
+        self.carrier.carry(Accepted { tcp, peer }, &ends).await;
     }
 
     /// The client at the other end, or the one that a trusted proxy there speaks for. `None`: it must be closed.
@@ -154,6 +125,39 @@ impl Edge {
         }
         self.refused.inc();
         None
+    }
+}
+
+/// Accepts until the listener is left. Each connection is carried by the edge that is there when it comes; those under way
+/// go on.
+pub async fn accept(socket: TcpListener, mut edge: watch::Receiver<Arc<Edge>>, ends: Ends) {
+    let mut leaving = ends.leaving.clone();
+    let left = async { leaving.wait_for(|leaving| *leaving).await.map(|_| ()) };
+    tokio::pin!(left);
+    loop {
+        let current = edge.borrow_and_update().clone();
+        // The place is taken before the connection: what does not fit waits in the kernel's queue.
+        let place = tokio::select! {
+            place = current.places.clone().acquire_owned() => place,
+            Ok(()) = edge.changed() => continue,
+            _ = &mut left => break,
+        };
+        let Ok(place) = place else { break };
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            Ok(()) = edge.changed() => continue,
+            _ = &mut left => break,
+        };
+        match accepted {
+            Ok((tcp, peer)) => {
+                tokio::spawn(current.carry(tcp, peer, place, ends.clone()));
+            }
+            Err(error) => {
+                warn!("accept failed: {error}");
+                // Out of file descriptors: others have to close first.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
     }
 }
 

@@ -67,8 +67,7 @@ impl Map {
         self.key = key;
         let too_old = now.saturating_sub(saved) > super::MOST_TTL;
         let same = names == targets;
-        // Where each old target is now.
-        let moved: Vec<Option<usize>> = names.iter().map(|name| targets.iter().position(|now| now == name)).collect();
+        let moved = moves(&names, targets);
         let mut restored = 0;
         while !rest.is_empty() && !too_old {
             let (hash, value) = (number(&mut rest)?, number(&mut rest)?);
@@ -80,8 +79,13 @@ impl Map {
     }
 }
 
+/// Where each target that was is now.
+pub(super) fn moves(was: &[String], are: &[String]) -> Vec<Option<usize>> {
+    was.iter().map(|name| are.iter().position(|now| now == name)).collect()
+}
+
 /// Marks with the targets where they are now. "Nowhere" was said of other sources, and goes.
-fn translated(value: u64, moved: &[Option<usize>]) -> u64 {
+pub(super) fn translated(value: u64, moved: &[Option<usize>]) -> u64 {
     let before = Marks(value & super::MARKS);
     let mut after = Marks::default();
     for (old, new) in moved.iter().enumerate().take(TARGETS as usize) {

@@ -100,6 +100,25 @@ impl Map {
         }
     }
 
+    /// A map as this one is but for its bounds, with what it knows. `was` and `are` name the targets by number, as this
+    /// map has them and as the new one is to have them: what was said of targets that are gone goes.
+    pub fn carried_to(
+        &self,
+        (entries, ttl, absent_ttl, control): (usize, u64, u64, u64),
+        was: &[String],
+        are: &[String],
+        now: UnixTime,
+    ) -> Map {
+        let map = Map::new(entries, ttl, absent_ttl, control, self.key);
+        let moved = file::moves(was, are);
+        for (hash, value) in self.entries() {
+            map.put(hash, file::translated(value, &moved), now, None);
+        }
+        let purges = self.purges.read().unwrap_or_else(PoisonError::into_inner).clone();
+        *map.purges.write().unwrap_or_else(PoisonError::into_inner) = purges;
+        map
+    }
+
     /// The number of a path under a route and a host. The query is not part of it: these are files.
     pub fn path(&self, route: &str, host: &[u8], target: &[u8]) -> PathId {
         let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();

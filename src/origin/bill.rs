@@ -1,6 +1,6 @@
 //! What one store costs: counted request by request and byte by byte, against the day's budget.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use prometheus::{Counter, Gauge, IntCounter};
@@ -12,19 +12,20 @@ use crate::s3::cost::{Day, Prices};
 pub struct Bill {
     prices: Prices,
     budget_per_day: Option<u64>,
-    day: Mutex<Day>,
+    day: Arc<Mutex<Day>>,
     cost: Counter,
     cost_today: Gauge,
     received: IntCounter,
 }
 
 impl Bill {
-    pub fn new(store: &config::Store, metrics: &Metrics) -> Self {
+    /// `before` is the bill of this store under the config before this one: what was spent today stays spent.
+    pub fn new(store: &config::Store, metrics: &Metrics, before: Option<&Bill>) -> Self {
         let name = [store.name.as_str()];
         Bill {
             prices: store.prices,
             budget_per_day: store.budget_per_day,
-            day: Mutex::default(),
+            day: before.map(|before| before.day.clone()).unwrap_or_default(),
             cost: metrics.s3_cost.with_label_values(&name),
             cost_today: metrics.s3_cost_today.with_label_values(&name),
             received: metrics.s3_bytes.clone(),

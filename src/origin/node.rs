@@ -27,6 +27,15 @@ impl NodeOrigin {
         NodeOrigin { node, upstream, fallback_on, host }
     }
 
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Its connections, for whoever else asks the same node.
+    pub fn shared_upstream(&self) -> Arc<Upstream> {
+        self.upstream.clone()
+    }
+
     fn request(&self, ask: &Ask<'_>) -> pingora::Result<RequestHeader> {
         let mut fields = HeaderMap::with_capacity(ask.for_node.len() + 4);
         let own = || HeaderValue::from_str(&self.node.endpoint.name.to_string()).ok();

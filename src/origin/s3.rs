@@ -26,7 +26,7 @@ use crate::via::{Hop, Identity};
 
 pub struct S3Origin {
     pub config: config::Store,
-    pub endpoint: Endpoint,
+    pub endpoint: Arc<Endpoint>,
     pub metrics: TargetMetrics,
     all_metrics: Arc<Metrics>,
     gate: Gate,
@@ -49,12 +49,23 @@ const BUCKET_HIDES_KEYS: u8 = 2;
 const BUCKET_MISSING: u8 = 3;
 
 impl S3Origin {
-    pub fn new(store: &config::Store, identity: &Identity, metrics: &Arc<Metrics>) -> Self {
+    /// `before` is the store of this name under the config before this one.
+    pub fn new(store: &config::Store, identity: &Identity, metrics: &Arc<Metrics>, before: Option<&S3Origin>) -> Self {
+        let was = before.map(|before| &before.config);
+        let same_place = was.is_some_and(|was| was.address == store.address);
+        let same_bucket = was.is_some_and(|was| {
+            (&was.bucket, &was.host, &was.credentials) == (&store.bucket, &store.host, &store.credentials)
+        });
+        let same_connections =
+            same_place && was.is_some_and(|was| (was.bounds, was.tls, &was.ca) == (store.bounds, store.tls, &store.ca));
         let target_metrics = metrics.target(&store.name, &store.name);
         let bounds = store.bounds;
         let ca = store.ca.as_ref().map(|ca| ca.display().to_string());
         S3Origin {
-            endpoint: Endpoint::new(store.address.clone()),
+            endpoint: match before.filter(|_| same_place) {
+                Some(before) => before.endpoint.clone(),
+                None => Arc::new(Endpoint::new(store.address.clone())),
+            },
             gate: Gate::new(
                 bounds.max_in_flight,
                 bounds.queue,
@@ -63,11 +74,17 @@ impl S3Origin {
             ),
             metrics: target_metrics,
             all_metrics: metrics.clone(),
-            upstream: Upstream::new(connector(ca), bounds, store.tls.then(|| store.address.host.clone())),
+            upstream: match before.filter(|_| same_connections) {
+                Some(before) => before.upstream.clone(),
+                None => Upstream::new(connector(ca), bounds, store.tls.then(|| store.address.host.clone())),
+            },
             signer: Signer::new(&store.credentials, &store.region, &store.host),
-            bucket: AtomicU8::new(BUCKET_UNKNOWN),
+            bucket: AtomicU8::new(match before.filter(|_| same_bucket && same_place) {
+                Some(before) => before.bucket.load(Ordering::Relaxed),
+                None => BUCKET_UNKNOWN,
+            }),
             told: Mutex::new(None),
-            bill: Arc::new(Bill::new(store, metrics)),
+            bill: Arc::new(Bill::new(store, metrics, before.map(|before| before.bill.as_ref()))),
             hop: identity.hop(&store.name),
             config: store.clone(),
         }
@@ -85,6 +102,11 @@ impl S3Origin {
     /// Its connections, and their bounds.
     pub fn upstream(&self) -> &Upstream {
         &self.upstream
+    }
+
+    /// Whether it is known how this bucket says "absent".
+    pub fn is_known(&self) -> bool {
+        matches!(self.bucket.load(Ordering::Relaxed), BUCKET_SHOWS_KEYS | BUCKET_HIDES_KEYS)
     }
 
     /// Asks for a random key, to learn how this bucket says "absent". False when there is no clear answer yet.

@@ -21,8 +21,7 @@ use super::s3::S3Origin;
 use super::tape::{Reader, Room, Tape};
 use super::{Answer, Ask, Asked, Origin};
 use crate::conditional::begins_at;
-use crate::config;
-use crate::disk::{Disk, Meta, Object, Writer};
+use crate::disk::{self, Disk, Figures, Meta, Object, Writer};
 use crate::fallback::{Failure, Outcome};
 use crate::flight::{Flight, Flights, Following, Seat};
 use crate::freshness::{self, Freshness};
@@ -111,13 +110,20 @@ impl Kept {
 }
 
 impl StoreOrigin {
-    pub fn new(s3: S3Origin, store: &config::Store, metrics: &Metrics) -> Self {
-        let kept = store.disk.as_ref().and_then(|disk| match Disk::open(disk.settings.clone()) {
+    /// `holder` has the store's folder open already, under the config before this one.
+    pub fn new(s3: S3Origin, holder: Option<&StoreOrigin>, metrics: &Metrics) -> Self {
+        let store = &s3.config;
+        let open = |settings: &disk::Settings| match holder.and_then(StoreOrigin::disk) {
+            Some(disk) => Ok(disk.clone()),
+            None => Disk::open(settings.clone()),
+        };
+        let counted = holder.map(StoreOrigin::measure).unwrap_or_default();
+        let kept = store.disk.as_ref().and_then(|disk| match open(&disk.settings) {
             Ok(opened) => Some(Kept {
                 disk: opened,
                 scope: format!("{} {}\n", store.bucket, store.host),
                 rules: disk.rules,
-                metrics: DiskMetrics::new(metrics, &store.name),
+                metrics: DiskMetrics::new(metrics, &store.name, counted),
                 disk_rests: AtomicU64::new(0),
                 side_rests: AtomicU64::new(0),
             }),
@@ -140,11 +146,17 @@ impl StoreOrigin {
         StoreOrigin { s3: Arc::new(s3), shared: Arc::new(shared) }
     }
 
-    /// Brings the metrics of the disk up to date.
-    pub fn measure(&self) {
-        if let Some(kept) = &self.shared.kept {
-            kept.metrics.measure(&kept.disk.figures());
-        }
+    /// Its folder, if it has one open.
+    pub fn disk(&self) -> Option<&Arc<Disk>> {
+        self.shared.kept.as_ref().map(|kept| &kept.disk)
+    }
+
+    /// Brings the metrics of the disk up to date, and gives what they tell.
+    pub fn measure(&self) -> Figures {
+        let Some(kept) = &self.shared.kept else { return Figures::default() };
+        let figures = kept.disk.figures();
+        kept.metrics.measure(&figures);
+        figures
     }
 
     /// Forgets the file at this path, or all whose path begins so. What is under way of them is not kept. Gives how

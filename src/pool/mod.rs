@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use gate::{Gate, Permit};
-pub use node::{Endpoint, Node};
+pub use node::{Condition, Endpoint, Node};
 
 use http::{HeaderMap, HeaderValue};
 
@@ -57,9 +57,10 @@ struct Robin {
 }
 
 impl Pool {
-    pub fn new(config: &config::Pool, identity: &Identity, metrics: &Metrics) -> Self {
+    /// `before` is the pool of this name in the snapshot that this one follows.
+    pub fn new(config: &config::Pool, identity: &Identity, metrics: &Metrics, before: Option<&Pool>) -> Self {
         let nodes: Vec<_> =
-            config.nodes.iter().map(|node| Arc::new(Node::new(node, config, identity, metrics))).collect();
+            config.nodes.iter().map(|node| Arc::new(Node::new(node, config, identity, metrics, before))).collect();
         let robin = Robin { totals: vec![0; nodes.len()], candidates: Vec::new() };
         let ring = match config.algorithm {
             Algorithm::RoundRobin | Algorithm::LeastConn => None,
@@ -67,8 +68,13 @@ impl Pool {
                 Some(Ring::new(config.nodes.iter().map(|node| (&node.address, node.weight))))
             }
         };
-        let stick = Stick::new(config, identity);
+        let stick = Stick::new(config, identity, before);
         Pool { config: config.clone(), nodes, robin: Mutex::new(robin), ring, stick, hedges: Budget::new() }
+    }
+
+    /// The node that a later config means by this one: of the same name, and at the same address.
+    pub fn same(&self, node: &config::Node) -> Option<&Arc<Node>> {
+        self.nodes.iter().find(|own| own.name == node.name && own.endpoint.name == node.address)
     }
 
     pub fn name(&self) -> &str {
@@ -176,7 +182,7 @@ impl Pool {
             return;
         }
         let last = !self.nodes.iter().any(|other| other.target != node.target && other.is_up(now));
-        let Some(change) = node.take(signal, now, &self.config.health.thresholds, last) else { return };
+        let Some(change) = node.condition.take(signal, now, &self.config.health.thresholds, last) else { return };
         let (pool, name) = (self.name(), node.name.as_str());
         let (word, up) = match change {
             Change::Up => ("up", 1),
@@ -192,14 +198,14 @@ impl Pool {
         if !self.config.health.absence {
             return;
         }
-        if node.take_absence(lacks, now) {
+        if node.condition.take_absence(lacks, now) {
             let (pool, name) = (self.name(), &node.name);
             log::warn!(
                 "node {name} of pool {pool} suddenly lacks all it is asked for, and is asked last: is its disk there?"
             );
-            node.absence_suspect.set(1);
-        } else if !lacks && !node.is_suspect(now) {
-            node.absence_suspect.set(0);
+            node.condition.absence_suspect.set(1);
+        } else if !lacks && !node.condition.is_suspect(now) {
+            node.condition.absence_suspect.set(0);
         }
     }
 
@@ -225,7 +231,7 @@ mod tests {
         let surroundings = Surroundings { variable: &|_| None, read: &|_| Err(std::io::ErrorKind::NotFound.into()) };
         let config = Config::parse("test", &yaml, &surroundings).unwrap();
         let metrics = Metrics::new().unwrap();
-        (Pool::new(&config.pools[0], &Identity::new("a", b"k"), &metrics), metrics)
+        (Pool::new(&config.pools[0], &Identity::new("a", b"k"), &metrics, None), metrics)
     }
 
     const ASKER: Asker<'static> =
@@ -340,7 +346,7 @@ mod tests {
         );
         let surroundings = Surroundings { variable: &|_| None, read: &|_| Err(std::io::ErrorKind::NotFound.into()) };
         let config = Config::parse("test", &yaml, &surroundings).unwrap();
-        Pool::new(&config.pools[0], &Identity::new("a", b"k"), &Metrics::new().unwrap())
+        Pool::new(&config.pools[0], &Identity::new("a", b"k"), &Metrics::new().unwrap(), None)
     }
 
     fn first<'a>(pool: &'a Pool, asker: &Asker<'_>, now: Duration) -> Option<&'a Node> {

@@ -2,13 +2,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use prometheus::IntGauge;
 
-use super::Gate;
+use super::{Gate, Pool};
 use crate::absence::Absence;
 use crate::config::{self, Mode};
 use crate::health::{Change, Health, Signal, Thresholds};
@@ -27,7 +27,7 @@ pub struct Endpoint {
 impl Endpoint {
     /// A literal address is resolved at once, and a name not yet.
     pub fn new(name: HostPort) -> Self {
-        let literal = name.host.parse::<IpAddr>().ok().map(|ip| std::sync::Arc::new(SocketAddr::new(ip, name.port)));
+        let literal = name.host.parse::<IpAddr>().ok().map(|ip| Arc::new(SocketAddr::new(ip, name.port)));
         Endpoint { name, resolved: ArcSwapOption::new(literal) }
     }
 
@@ -45,19 +45,25 @@ impl Endpoint {
     }
 
     pub fn set(&self, address: SocketAddr) {
-        self.resolved.store(Some(std::sync::Arc::new(address)));
+        self.resolved.store(Some(Arc::new(address)));
     }
 }
 
+/// A server of a pool, as one snapshot has it. What is known of it outlives the snapshot.
 pub struct Node {
     pub target: TargetId,
     pub name: String,
     pub weight: u32,
-    pub endpoint: Endpoint,
-    pub gate: Gate,
+    pub endpoint: Arc<Endpoint>,
+    pub gate: Arc<Gate>,
     /// What requests to this node carry in `Via` and `CDN-Loop`.
     pub hop: Hop,
     pub metrics: TargetMetrics,
+    pub condition: Arc<Condition>,
+}
+
+/// What is known of a node, and what an operator has said of it.
+pub struct Condition {
     pub latency: Latency,
     pub silence: Silence,
     absence: Mutex<Absence>,
@@ -74,62 +80,62 @@ pub struct Node {
 }
 
 impl Node {
-    pub fn new(node: &config::Node, pool: &config::Pool, identity: &Identity, metrics: &Metrics) -> Self {
+    /// `before` is the pool of the same name in the snapshot that this one follows: what is known of a node of the same
+    /// name and address is shared with it, its mode too.
+    pub fn new(
+        node: &config::Node,
+        pool: &config::Pool,
+        identity: &Identity,
+        metrics: &Metrics,
+        before: Option<&Pool>,
+    ) -> Self {
+        let known = before.and_then(|pool| pool.same(node));
         let target_metrics = metrics.target(&pool.name, &node.name);
-        let labels = [pool.name.as_str(), node.name.as_str()];
-        metrics.node_up.with_label_values(&labels).set(1);
         let bounds = &pool.bounds;
+        let gate = known.filter(|_| before.is_some_and(|pool| pool.config.bounds == *bounds));
+        let gate = gate.map(|known| known.gate.clone()).unwrap_or_else(|| {
+            let in_flight = target_metrics.connections.clone();
+            Arc::new(Gate::new(bounds.max_in_flight, bounds.queue, bounds.queue_timeout, in_flight))
+        });
+        let condition = match known {
+            Some(known) => known.condition.clone(),
+            None => Arc::new(Condition::new(node.mode, [&pool.name, &node.name], metrics)),
+        };
         Node {
             target: node.target,
             name: node.name.clone(),
             weight: node.weight,
-            endpoint: Endpoint::new(node.address.clone()),
-            gate: Gate::new(
-                bounds.max_in_flight,
-                bounds.queue,
-                bounds.queue_timeout,
-                target_metrics.connections.clone(),
-            ),
+            endpoint: known
+                .map_or_else(|| Arc::new(Endpoint::new(node.address.clone())), |known| known.endpoint.clone()),
+            gate,
             hop: identity.hop(&node.name),
             metrics: target_metrics,
-            latency: Latency::new(),
-            silence: Silence::default(),
-            absence: Mutex::default(),
-            absence_suspect: metrics.node_absence_suspect.with_label_values(&labels),
-            suspect_until: AtomicU64::new(0),
-            health: Mutex::new(Health::default()),
-            mode: AtomicU8::new(node.mode as u8),
-            up_since: AtomicU64::new(0),
-            spotless: AtomicBool::new(true),
+            condition,
         }
     }
 
     pub fn is_up(&self, now: Duration) -> bool {
-        self.is_spotless() || self.health().is_up(now)
+        self.condition.is_up(now)
     }
 
     /// Whether it is asked last: down, silent, or suddenly without its files.
     pub fn is_away(&self, now: Duration) -> bool {
-        !self.is_up(now) || self.silence.is_silent(now) || self.is_suspect(now)
+        let condition = &self.condition;
+        !condition.is_up(now) || condition.silence.is_silent(now) || condition.is_suspect(now)
     }
 
     pub fn mode(&self) -> Mode {
-        match self.mode.load(Ordering::Relaxed) {
-            1 => Mode::Reject,
-            2 => Mode::Drain,
-            3 => Mode::Backup,
-            _ => Mode::Accept,
-        }
+        self.condition.mode()
     }
 
     pub fn set_mode(&self, mode: Mode) {
-        self.mode.store(mode as u8, Ordering::Relaxed);
+        self.condition.set_mode(mode);
     }
 
     /// Its weight in hundredths; for `slow_start` after it came up it grows to that.
     pub fn weight_now(&self, now: Duration, slow_start: Duration) -> i64 {
         let full = i64::from(self.weight) * 100;
-        let up_since = Duration::from_millis(self.up_since.load(Ordering::Relaxed));
+        let up_since = Duration::from_millis(self.condition.up_since.load(Ordering::Relaxed));
         let up_for = now.saturating_sub(up_since);
         if up_since.is_zero() || up_for >= slow_start {
             return full;
@@ -143,11 +149,49 @@ impl Node {
 
     /// Up, with no failure counted against it.
     pub fn is_spotless(&self) -> bool {
+        self.condition.is_spotless()
+    }
+}
+
+impl Condition {
+    fn new(mode: Mode, labels: [&String; 2], metrics: &Metrics) -> Self {
+        metrics.node_up.with_label_values(&labels).set(1);
+        Condition {
+            latency: Latency::new(),
+            silence: Silence::default(),
+            absence: Mutex::default(),
+            absence_suspect: metrics.node_absence_suspect.with_label_values(&labels),
+            suspect_until: AtomicU64::new(0),
+            health: Mutex::new(Health::default()),
+            mode: AtomicU8::new(mode as u8),
+            up_since: AtomicU64::new(0),
+            spotless: AtomicBool::new(true),
+        }
+    }
+
+    fn is_up(&self, now: Duration) -> bool {
+        self.is_spotless() || self.health().is_up(now)
+    }
+
+    fn is_spotless(&self) -> bool {
         self.spotless.load(Ordering::Relaxed)
     }
 
+    fn mode(&self) -> Mode {
+        match self.mode.load(Ordering::Relaxed) {
+            1 => Mode::Reject,
+            2 => Mode::Drain,
+            3 => Mode::Backup,
+            _ => Mode::Accept,
+        }
+    }
+
+    fn set_mode(&self, mode: Mode) {
+        self.mode.store(mode as u8, Ordering::Relaxed);
+    }
+
     /// Whether it is asked last because its share of 404s jumped.
-    pub fn is_suspect(&self, now: Duration) -> bool {
+    pub(super) fn is_suspect(&self, now: Duration) -> bool {
         now.as_millis() < u128::from(self.suspect_until.load(Ordering::Relaxed))
     }
 

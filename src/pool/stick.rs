@@ -1,13 +1,14 @@
 //! Stickiness: a client that comes again is sent first to the node that it was sent to before. It chooses the first
 //! target only; what follows when that node lacks a file is the chain's business.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, header};
 use quick_cache::sync::Cache;
 
-use super::Asker;
+use super::{Asker, Pool};
 use crate::config;
 use crate::hop::TargetId;
 use crate::via::Identity;
@@ -28,10 +29,24 @@ pub(super) enum Stick {
 }
 
 impl Stick {
-    pub(super) fn new(pool: &config::Pool, identity: &Identity) -> Self {
+    /// `before` is the pool of this name in the snapshot that this one follows: its table is kept.
+    pub(super) fn new(pool: &config::Pool, identity: &Identity, before: Option<&Pool>) -> Self {
         match &pool.stickiness {
             config::Stickiness::None => Stick::None,
-            config::Stickiness::Table { ttl, entries } => Stick::Table { known: Cache::new(*entries), ttl: *ttl },
+            config::Stickiness::Table { ttl, entries } => {
+                let known = Cache::new(*entries);
+                if let Some((before, Stick::Table { known: clients, .. })) = before.map(|pool| (pool, &pool.stick)) {
+                    // Nodes may have other numbers now.
+                    let now = |node: &config::Node| Some((before.same(node)?.target, node.target));
+                    let moved: HashMap<TargetId, TargetId> = pool.nodes.iter().filter_map(now).collect();
+                    for (client, (target, until)) in clients.iter() {
+                        if let Some(target) = moved.get(&target) {
+                            known.insert(client, (*target, until));
+                        }
+                    }
+                }
+                Stick::Table { known, ttl: *ttl }
+            }
             config::Stickiness::Cookie { name } => {
                 let token = |node: &config::Node| {
                     (node.target, identity.token(&format!("{}\n{}\n{}", name, pool.name, node.address)))

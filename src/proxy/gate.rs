@@ -23,6 +23,7 @@ impl Front {
         context: &mut Context,
         begun: std::result::Result<Vec<u8>, Malformed>,
     ) -> Result<bool> {
+        let site = context.site.clone();
         // The bytes as they came: Pingora has changed some of what it has.
         let parsed;
         let raw = match begun.as_deref() {
@@ -37,15 +38,15 @@ impl Front {
         let shape = Head { method: &head.method, target, version: head.version, headers: &head.headers, raw };
         let chunks =
             begun.as_ref().map(|_| ()).map_err(|Malformed| Misshapen { status: 400, reason: "malformed chunked body" });
-        if let Err(bad) = shape::check(&shape, &self.listener.head).and(chunks) {
+        if let Err(bad) = shape::check(&shape, &site.listener.head).and(chunks) {
             context.trip.misshapen = Some(bad.reason);
             session.set_keepalive(None);
             let code = bad.status.to_string();
-            self.chain.metrics.misshapen.with_label_values(&[self.listener.name.as_str(), code.as_str()]).inc();
+            site.chain.metrics.misshapen.with_label_values(&[site.listener.name.as_str(), code.as_str()]).inc();
             return self.answer(session, context, bad.status, HeaderMap::new()).await;
         }
         context.target = encoded(shape::origin_form(target));
-        if let Some(port) = self.listener.redirect_to_https {
+        if let Some(port) = site.listener.redirect_to_https {
             let location = redirect(session.req_header(), &context.target, port);
             return match location {
                 Some(location) => {
@@ -56,21 +57,21 @@ impl Front {
                 None => self.answer(session, context, 400, HeaderMap::new()).await,
             };
         }
-        if let Seen::Ourselves { to } = self.chain.snapshot.identity.look(&session.req_header().headers) {
-            let snapshot = &self.chain.snapshot;
+        if let Seen::Ourselves { to } = site.chain.snapshot.identity.look(&session.req_header().headers) {
+            let snapshot = &site.chain.snapshot;
             let named = to.as_deref().filter(|to| snapshot.is_target(to));
             let by_address = || snapshot.node_at(context.client.peer).map(|node| node.name.as_str());
             let name = named.or_else(by_address).unwrap_or("unknown");
-            self.chain.report_loop(name, Certain::Yes, &mut context.trip);
+            site.chain.report_loop(name, Certain::Yes, &mut context.trip);
             return self.refuse(session, context, Refusal::LOOP).await;
         }
         let host = super::host(session.req_header());
-        match self.routes.find(host.as_ref().map(HeaderValue::as_bytes), &context.target) {
+        match site.routes.find(host.as_ref().map(HeaderValue::as_bytes), &context.target) {
             Some(route) => context.route = route,
             None => return self.refuse(session, context, Refusal::UNROUTED).await,
         }
         let method = session.req_header().method.clone();
-        let has_pool = self.chain.snapshot.pools_of(self.route(context)).next().is_some();
+        let has_pool = site.chain.snapshot.pools_of(site.route(context.route)).next().is_some();
         let reads = matches!(method, Method::GET | Method::HEAD);
         if matches!(method, Method::TRACE | Method::CONNECT) || (!reads && !has_pool) {
             session.set_keepalive(None);
@@ -110,7 +111,7 @@ impl Front {
         mut fields: HeaderMap,
     ) -> Result<bool> {
         fields.append(header::VIA, HeaderValue::from_static("1.1 hopfall"));
-        if let Some(hsts) = &self.hsts {
+        if let Some(hsts) = &context.site.hsts {
             fields.insert(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
         }
         let method = session.req_header().method.clone();

@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Version, header};
@@ -39,6 +40,12 @@ use crate::via::Seen;
 
 /// One listener's front.
 pub struct Front {
+    site: Arc<ArcSwap<Site>>,
+}
+
+/// What the requests of one listener are served from. Swapped whole when the config changes: a request keeps the one that
+/// it began with.
+pub struct Site {
     pub chain: Arc<Chain>,
     pub access_log: Arc<AccessLog>,
     pub listener: Listener,
@@ -49,6 +56,7 @@ pub struct Front {
 
 /// One request's state.
 pub struct Context {
+    site: Arc<Site>,
     started: Instant,
     time: SystemTime,
     trip: Trip,
@@ -62,35 +70,40 @@ pub struct Context {
     received: u64,
 }
 
-impl Front {
-    /// The front of `listener`, whose requests take these of the config's routes.
+impl Site {
+    /// `routes` are of the chain's own config.
     pub fn new(chain: Arc<Chain>, access_log: Arc<AccessLog>, listener: Listener, routes: routing::Table) -> Self {
         let hsts = listener.tls.as_ref().and_then(|tls| tls.hsts).map(|hsts| format!("max-age={}", hsts.as_secs()));
         let hsts = hsts.and_then(|hsts| HeaderValue::from_str(&hsts).ok());
-        Front { chain, access_log, listener, routes, hsts }
+        Site { chain, access_log, listener, routes, hsts }
     }
 
-    /// The route that the request takes.
-    fn route(&self, context: &Context) -> &Route {
-        // invariant: an index of the same config's
-        &self.chain.snapshot.config.routes[context.route]
+    /// A route of the config, by its index there.
+    fn route(&self, index: usize) -> &Route {
+        // invariant: `routes` are of the same config
+        &self.chain.snapshot.config.routes[index]
     }
 
-    fn caller(&self, session: &ServerSession, context: &Context) -> Caller<'_> {
+    fn caller<'a>(&'a self, session: &ServerSession, client: &Client, route: &'a Route) -> Caller<'a> {
         let local =
             session.server_addr().and_then(|address| address.as_inet()).map(|address| address.ip().to_canonical());
         match self.chain.snapshot.identity.look(&session.req_header().headers) {
             Seen::Peer => Caller::Client,
             _ => {
-                let judge =
-                    |address| self.chain.snapshot.caller(self.route(context), address, local.unwrap_or(NOWHERE));
+                let judge = |address| self.chain.snapshot.caller(route, address, local.unwrap_or(NOWHERE));
                 // A node may call back through a proxy that we trust.
-                match judge(context.client.address) {
+                match judge(client.address) {
                     Caller::Node(node) => Caller::Node(node),
-                    _ => judge(context.client.peer),
+                    _ => judge(client.peer),
                 }
             }
         }
+    }
+}
+
+impl Front {
+    pub fn new(site: Arc<ArcSwap<Site>>) -> Self {
+        Front { site }
     }
 }
 
@@ -100,6 +113,7 @@ impl ProxyHttp for Front {
 
     fn new_ctx(&self) -> Context {
         Context {
+            site: self.site.load_full(),
             started: Instant::now(),
             time: SystemTime::now(),
             trip: Trip::default(),
@@ -116,47 +130,51 @@ impl ProxyHttp for Front {
     }
 
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
+        let site = context.site.clone();
         let session = session.as_mut();
         let body = body_of(session.req_header());
         let begun = Connection::of(session.stream()).map(|connection| connection.begin_request(body));
-        session.set_read_timeout(Some(self.listener.stall_timeout));
+        session.set_read_timeout(Some(site.listener.stall_timeout));
         if session.is_http2() {
             // On HTTP/1 the connection itself bounds a stalled client, by progress and not by piece.
-            session.set_write_timeout(Some(self.listener.stall_timeout));
+            session.set_write_timeout(Some(site.listener.stall_timeout));
         }
-        session.set_total_drain_timeout(Some(self.listener.stall_timeout));
+        session.set_total_drain_timeout(Some(site.listener.stall_timeout));
         session.set_abort_on_close(false);
         session.set_pipelining_enabled(true);
 
         let peer = session.client_addr().and_then(|address| address.as_inet()).map_or(NOWHERE, |address| address.ip());
-        let tls = self.listener.protocol == Protocol::Https;
-        context.client = Client::of(peer, tls, &session.req_header().headers, &self.listener.trusted);
+        let tls = site.listener.protocol == Protocol::Https;
+        context.client = Client::of(peer, tls, &session.req_header().headers, &site.listener.trusted);
         let answered = self.gatekeep(session, context, begun.unwrap_or_else(|| Ok(Vec::new()))).await?;
         if !answered && is_websocket(session.req_header()) {
             // Upstream silence rules a tunnel; a stalled upload is the client's.
-            let tunnel = self.chain.snapshot.pools_of(self.route(context)).map(|pool| pool.config.tunnel_timeout).max();
-            session.set_read_timeout(Some(tunnel.unwrap_or(self.listener.stall_timeout)));
+            let tunnel =
+                site.chain.snapshot.pools_of(site.route(context.route)).map(|pool| pool.config.tunnel_timeout).max();
+            session.set_read_timeout(Some(tunnel.unwrap_or(site.listener.stall_timeout)));
         }
         Ok(answered)
     }
 
     async fn proxy_upstream_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
         let session = session.as_mut();
+        let site = context.site.clone();
+        let route = site.route(context.route);
         let head = session.req_header();
         if is_websocket(head) {
             return Ok(true);
         }
         if !matches!(head.method, Method::GET | Method::HEAD) {
             if let Some(connection) = Connection::of(session.stream()) {
-                connection.end_by(context.started + self.route(context).transfer_deadline);
+                connection.end_by(context.started + route.transfer_deadline);
             }
             let host = host(head);
-            self.chain.forget(self.route(context), host.as_ref(), &context.target);
+            site.chain.forget(route, host.as_ref(), &context.target);
             return Ok(true);
         }
         let host = host(head);
         let (method, version, headers) = (head.method.clone(), head.version, head.headers.clone());
-        let caller = self.caller(session, context);
+        let caller = site.caller(session, &context.client, route);
         let request = chain::Request {
             method: &method,
             target: &context.target,
@@ -165,11 +183,11 @@ impl ProxyHttp for Front {
             headers: &headers,
             client: &context.client,
             caller,
-            route: self.route(context),
+            route,
             started: context.started,
-            hsts: self.hsts.as_ref(),
+            hsts: site.hsts.as_ref(),
         };
-        let answered = self.chain.run(session, &request, &mut context.trip).await;
+        let answered = site.chain.run(session, &request, &mut context.trip).await;
         if let (Err(_), Some(connection)) = (&answered, Connection::of(session.stream())) {
             connection.abort();
         }
@@ -190,7 +208,7 @@ impl ProxyHttp for Front {
         _digest: Option<&pingora::protocols::Digest>,
         context: &mut Context,
     ) -> Result<()> {
-        if let Some((_, node)) = context.native.as_ref().and_then(|native| self.node(native)) {
+        if let Some((_, node)) = context.native.as_ref().and_then(|native| Front::node(&context.site, native)) {
             node.metrics.connects.inc();
         }
         Ok(())
@@ -248,7 +266,9 @@ impl ProxyHttp for Front {
         request: &mut RequestHeader,
         context: &mut Context,
     ) -> Result<()> {
-        let Some((pool, node)) = context.native.as_ref().and_then(|native| self.node(native)) else { return Ok(()) };
+        let Some((pool, node)) = context.native.as_ref().and_then(|native| Front::node(&context.site, native)) else {
+            return Ok(());
+        };
         let mut forwarded = HeaderMap::new();
         for value in request.headers.get_all(headers::X_FORWARDED_FOR) {
             forwarded.append(headers::X_FORWARDED_FOR, value.clone());
@@ -280,7 +300,7 @@ impl ProxyHttp for Front {
         context: &mut Context,
     ) -> Result<()> {
         context.received += body.as_ref().map_or(0, |body| body.len() as u64);
-        if context.received > self.listener.head.body_bytes {
+        if context.received > context.site.listener.head.body_bytes {
             context.trip.misshapen = Some("request body too large");
             return Error::e_explain(ErrorType::HTTPStatus(413), "request body too large");
         }
@@ -315,7 +335,7 @@ impl ProxyHttp for Front {
         if let Some(cookie) = &context.trip.set_cookie {
             response.append_header(header::SET_COOKIE, cookie)?;
         }
-        if let Some(hsts) = &self.hsts {
+        if let Some(hsts) = &context.site.hsts {
             response.insert_header(header::STRICT_TRANSPORT_SECURITY, hsts)?;
         }
         response.append_header(PROXY_STATUS, context.trip.proxy_status(context.client.trusted))?;
@@ -357,8 +377,9 @@ impl ProxyHttp for Front {
             warn!("a request ended without an answer: {error}");
         }
         let trip = &context.trip;
-        let metrics = &self.chain.metrics;
-        let listener = self.listener.name.as_str();
+        let site = &context.site;
+        let metrics = &site.chain.metrics;
+        let listener = site.listener.name.as_str();
         let served_by = trip.served_by.as_deref().unwrap_or("hopfall");
         let code = http::StatusCode::from_u16(status).ok();
         let code = code.as_ref().map_or("0", http::StatusCode::as_str);
@@ -374,7 +395,7 @@ impl ProxyHttp for Front {
         let head = session.req_header();
         let host = host(head);
         let field = |name| head.headers.get(name).map_or(&b""[..], |value: &HeaderValue| value.as_bytes());
-        self.access_log.write(&Entry {
+        site.access_log.write(&Entry {
             time: context.time,
             took: context.started.elapsed(),
             listener,

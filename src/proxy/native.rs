@@ -7,7 +7,7 @@ use pingora::protocols::http::ServerSession;
 use pingora::upstreams::peer::HttpPeer;
 use tokio::time::Instant;
 
-use super::{Context, Front};
+use super::{Context, Front, Site};
 use crate::chain::Certain;
 use crate::fallback::{Busy, Failure, Kind, Outcome, Plan, Refusal, Repeat, Search, Step};
 use crate::health::Signal;
@@ -30,41 +30,43 @@ pub(super) struct Native {
 }
 
 impl Front {
-    pub(super) fn node(&self, native: &Native) -> Option<(&Pool, &Arc<Node>)> {
+    pub(super) fn node<'a>(site: &'a Site, native: &Native) -> Option<(&'a Pool, &'a Arc<Node>)> {
         let (pool, node) = native.asked?;
-        let pool = self.chain.snapshot.pools.get(pool)?;
+        let pool = site.chain.snapshot.pools.get(pool)?;
         Some((pool, pool.nodes.get(node)?))
     }
 
     /// Records what came of the native attempt under way, once.
     pub(super) fn record(&self, context: &mut Context, outcome: Outcome) {
+        let chain = &context.site.chain;
         let Some(native) = &mut context.native else { return };
         native.turn = None;
         let Some((pool, node)) = native.asked.take() else { return };
         native.search.judge(Kind::Node, outcome);
-        let Some(pool) = self.chain.snapshot.pools.get(pool) else { return };
+        let Some(pool) = chain.snapshot.pools.get(pool) else { return };
         let node = &pool.nodes[node];
         node.metrics.attempted(outcome.as_str());
         let signal = if outcome.harms_health() { Signal::RequestFailed } else { Signal::RequestPassed };
         if !matches!(outcome, Outcome::Busy(_)) {
-            pool.observe(node, signal, self.chain.snapshot.now(), &self.chain.metrics);
+            pool.observe(node, signal, chain.snapshot.now(), &chain.metrics);
         }
         let took = native.began.elapsed();
         context.trip.attempts.push(Attempt { target: node.name.clone(), pool: pool.name().to_owned(), outcome, took });
     }
 
     pub(super) async fn next_peer(&self, session: &ServerSession, context: &mut Context) -> Option<Box<HttpPeer>> {
-        let snapshot = &self.chain.snapshot;
-        let caller = self.caller(session, context);
-        let plan = &self.route(context).plan;
+        let site = context.site.clone();
+        let (snapshot, route) = (&site.chain.snapshot, site.route(context.route));
+        let caller = site.caller(session, &context.client, route);
+        let plan = &route.plan;
         let native = context.native.get_or_insert_with(|| Native::new(plan));
         if let Caller::Node(node) = caller {
             native.refusal = Refusal::LOOP;
-            self.chain.report_loop(&node.name, Certain::Yes, &mut context.trip);
+            site.chain.report_loop(&node.name, Certain::Yes, &mut context.trip);
             return None;
         }
         loop {
-            let late = Instant::now() >= context.started + self.route(context).deadline;
+            let late = Instant::now() >= context.started + route.deadline;
             let native = context.native.as_mut()?;
             let asker = Asker {
                 path: &context.target,
@@ -84,13 +86,13 @@ impl Front {
             }
             native.asked = picked;
             native.began = Instant::now();
-            let (pool, node) = self.node(native)?;
+            let (pool, node) = Front::node(&site, native)?;
             context.trip.set_cookie = pool.set_cookie(&asker, node.target);
             if let Caller::Neighbour = caller {
                 let path = snapshot.turns.path(&context.target);
                 native.turn = snapshot.turns.begin(node.target, path, NEIGHBOURS_UPLOADS);
                 if native.turn.is_none() {
-                    self.chain.report_loop(&node.name, Certain::Perhaps, &mut context.trip);
+                    site.chain.report_loop(&node.name, Certain::Perhaps, &mut context.trip);
                     self.record(context, Outcome::Busy(Busy::Full));
                     continue;
                 }

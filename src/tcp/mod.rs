@@ -16,9 +16,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use log::debug;
-use pingora::server::ShutdownWatch;
 use prometheus::{IntCounter, IntGauge};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -26,8 +26,7 @@ use tokio::net::TcpStream;
 pub use pipe::Pipes;
 use relay::{Relay, Side};
 
-use crate::config::Listener;
-use crate::edge::{self, Accepted, Carry, Open};
+use crate::edge::{self, Accepted, Carry, Ends, Open};
 use crate::fallback::{Busy, Failure, Outcome};
 use crate::health::Signal;
 use crate::hop::Visited;
@@ -41,49 +40,51 @@ use crate::snapshot::Snapshot;
 /// One tcp listener's way to its pool.
 pub struct Tcp {
     listener: String,
-    /// Index into the snapshot's pools.
-    pool: usize,
-    idle_timeout: Duration,
+    site: Arc<ArcSwap<Site>>,
     pipes: Arc<Pipes>,
-    snapshot: Arc<Snapshot>,
     metrics: Arc<Metrics>,
     open: IntGauge,
     received: IntCounter,
     sent: IntCounter,
 }
 
+/// Where the connections of one listener go. Swapped whole when the config changes: a connection keeps the one that it
+/// began with.
+pub struct Site {
+    pub snapshot: Arc<Snapshot>,
+    /// Index into the snapshot's pools.
+    pub pool: usize,
+    pub idle_timeout: Duration,
+}
+
 impl Tcp {
-    /// `pool` is an index into the snapshot's pools.
-    pub fn new(
-        listener: &Listener,
-        pool: usize,
-        pipes: Arc<Pipes>,
-        snapshot: Arc<Snapshot>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        let name = listener.name.as_str();
+    /// `name` is the listener's.
+    pub fn new(name: &str, site: Arc<ArcSwap<Site>>, pipes: Arc<Pipes>, metrics: Arc<Metrics>) -> Self {
         Tcp {
             listener: name.to_owned(),
-            pool,
-            idle_timeout: listener.idle_timeout,
+            site,
             pipes,
             open: metrics.tcp_connections.with_label_values(&[name]),
             received: metrics.tcp_bytes.with_label_values(&[name, "in"]),
             sent: metrics.tcp_bytes.with_label_values(&[name, "out"]),
-            snapshot,
             metrics,
         }
     }
 
     /// A connection to the first node that takes one, with the place it holds there. `local` is our own end of the
     /// client's connection.
-    async fn join(&self, client: SocketAddr, local: SocketAddr) -> Option<(&Node, Side, Permit)> {
-        let pool = self.snapshot.pools.get(self.pool)?;
+    async fn join<'a>(
+        &self,
+        site: &'a Site,
+        client: SocketAddr,
+        local: SocketAddr,
+    ) -> Option<(&'a Node, Side, Permit)> {
+        let pool = site.snapshot.pools.get(site.pool)?;
         let header = pool.config.proxy_protocol.map(|version| proxy_protocol::write(version, client, local));
         let header = header.unwrap_or_default();
         let asker = Asker { path: b"", client: client.ip().to_canonical(), fields: None };
         let mut visited = Visited::default();
-        while let Some(node) = pool.pick(&visited, self.snapshot.now(), &asker, |_| Mark::Unknown) {
+        while let Some(node) = pool.pick(&visited, site.snapshot.now(), &asker, |_| Mark::Unknown) {
             // Never twice, whatever `pick` says.
             if !visited.insert(node.target) {
                 return None;
@@ -96,14 +97,14 @@ impl Tcp {
                 Ok(tcp) => {
                     node.metrics.connects.inc();
                     node.metrics.attempted("found");
-                    pool.observe(node, Signal::RequestPassed, self.snapshot.now(), &self.metrics);
+                    pool.observe(node, Signal::RequestPassed, site.snapshot.now(), &self.metrics);
                     return Some((node, Side::new(tcp), place));
                 }
                 Err(outcome) => {
                     debug!("{}: node {}: {:?}", self.listener, node.name, outcome);
                     node.metrics.attempted(outcome.as_str());
                     if outcome.harms_health() {
-                        pool.observe(node, Signal::RequestFailed, self.snapshot.now(), &self.metrics);
+                        pool.observe(node, Signal::RequestFailed, site.snapshot.now(), &self.metrics);
                     }
                 }
             }
@@ -114,7 +115,7 @@ impl Tcp {
 
 #[async_trait]
 impl Carry for Tcp {
-    async fn carry(&self, accepted: Accepted, _shutdown: &ShutdownWatch) {
+    async fn carry(&self, accepted: Accepted, _ends: &Ends) {
         let peer = accepted.peer;
         let local = match accepted.tcp.local_addr() {
             Ok(local) => local,
@@ -122,11 +123,12 @@ impl Carry for Tcp {
         };
         edge::bound_unsent(&accepted.tcp, peer);
         let mut client = Side::new(accepted.tcp);
-        let Some((node, mut upstream, _place)) = self.join(peer, local).await else {
+        let site = self.site.load_full();
+        let Some((node, mut upstream, _place)) = self.join(&site, peer, local).await else {
             return debug!("{}: {peer}: no node takes a connection", self.listener);
         };
         let open = Open::count(&self.open);
-        let relay = Relay::new(&self.pipes, self.idle_timeout, &self.received, &self.sent);
+        let relay = Relay::new(&self.pipes, site.idle_timeout, &self.received, &self.sent);
         let result = relay.run(&mut client, &mut upstream).await;
         drop(open);
         let (listener, name) = (&self.listener, &node.name);

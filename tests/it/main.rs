@@ -22,6 +22,7 @@ mod location;
 mod loops;
 mod native;
 mod proxy_protocol;
+mod reload;
 mod routing;
 mod s3;
 mod seeing;

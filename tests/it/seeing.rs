@@ -218,15 +218,6 @@ fn no_line_of_the_access_log_is_lost_at_the_end() {
 }
 
 #[test]
-fn sighup_is_told_and_survived() {
-    let node = Origin::always(Reply::ok("x"));
-    let mut hopfall = Fleet::new().node("node", node.addr()).start();
-    hopfall.signal("HUP");
-    hopfall.wait_for_log("cannot reload");
-    assert_eq!(hopfall.get("/x").status, 200);
-}
-
-#[test]
 fn exit_codes_are_0_1_and_2() {
     let conf = |name: &str| format!("{}/conf/{name}", env!("CARGO_MANIFEST_DIR"));
     assert_eq!(hopfall::command(&["check", &conf("minimal.yaml")]).code, Some(0));

@@ -1,6 +1,7 @@
 //! hopfall itself: the real binary on a configuration that the test writes.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ pub struct Builder {
     env: Vec<(String, String)>,
     addresses: Vec<(String, SocketAddr)>,
     ready: String,
+    arguments: Vec<String>,
 }
 
 /// Runs the binary to its end: `command(&["check", "conf/full.yaml"])`.
@@ -53,7 +55,13 @@ impl Hopfall {
     }
 
     pub fn builder(yaml: &str) -> Builder {
-        Builder { yaml: yaml.to_string(), env: Vec::new(), addresses: Vec::new(), ready: "/readyz".to_string() }
+        Builder {
+            yaml: yaml.to_string(),
+            env: Vec::new(),
+            addresses: Vec::new(),
+            ready: "/readyz".to_string(),
+            arguments: Vec::new(),
+        }
     }
 
     /// The address of `{web}`.
@@ -168,6 +176,10 @@ impl Hopfall {
         std::fs::write(self.folder.path().join("hopfall.yaml"), yaml).unwrap();
     }
 
+    pub fn config_file(&self) -> PathBuf {
+        self.folder.path().join("hopfall.yaml")
+    }
+
     /// Sends a signal: `"HUP"`.
     pub fn signal(&mut self, signal: &str) {
         self.process.signal(signal);
@@ -211,6 +223,12 @@ impl Builder {
         self
     }
 
+    /// Reads its config file again whenever that changes.
+    pub fn watch(mut self) -> Builder {
+        self.arguments.push("--watch".to_owned());
+        self
+    }
+
     /// Which admin path must answer 200 before the test goes on; `/readyz` by default.
     pub fn ready(mut self, path: &str) -> Builder {
         self.ready = path.to_string();
@@ -247,7 +265,7 @@ impl Builder {
         let mut addresses = self.addresses.clone();
         std::fs::write(&file, fill(&self.yaml, &mut addresses, &folder.path().display().to_string())).unwrap();
         let mut command = clean_command();
-        command.arg("run").arg("-c").arg(&file);
+        command.arg("run").arg("-c").arg(&file).args(&self.arguments);
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         Hopfall { process: Process::spawn(&mut command), addresses, folder }
     }

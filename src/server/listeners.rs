@@ -1,0 +1,375 @@
+//! The listeners that run: their sockets outlive the configs that name them.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use log::info;
+use pingora::apps::HttpServerOptions;
+use pingora::proxy::{HttpProxy, http_proxy};
+use pingora::server::configuration::ServerConf;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::access_log::AccessLog;
+use crate::chain::Chain;
+use crate::config::{Config, Listener, Protocol, Serves, Tls};
+use crate::edge::{self, Edge, Ends, Http, Limits};
+use crate::metrics::Metrics;
+use crate::proxy::{self, Front};
+use crate::tcp::{self, Pipes, Tcp};
+use crate::tls::{self, Certificates};
+
+/// All of them, in the config's order.
+pub struct Listeners {
+    running: Vec<Running>,
+    /// Those that carry connections and accept no more.
+    retired: Vec<Weak<Edge>>,
+    /// Of listeners that are gone, while their connections are not.
+    ending: Vec<Ending>,
+    pipes: Arc<Pipes>,
+    metrics: Arc<Metrics>,
+    tasks: JoinSet<()>,
+}
+
+/// One listener that accepts.
+struct Running {
+    config: Listener,
+    address: SocketAddr,
+    site: Site,
+    edge: watch::Sender<Arc<Edge>>,
+    certificates: Option<KeptFresh>,
+    ends: Ending,
+}
+
+/// What a listener's connections are served from.
+#[derive(Clone)]
+enum Site {
+    Http(Arc<ArcSwap<proxy::Site>>),
+    Tcp(Arc<ArcSwap<tcp::Site>>),
+}
+
+struct KeptFresh {
+    certificates: Arc<Certificates>,
+    task: AbortHandle,
+}
+
+impl Drop for KeptFresh {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The two words that end a listener's connections.
+#[derive(Clone)]
+struct Ending {
+    leaving: watch::Sender<bool>,
+    stopping: watch::Sender<bool>,
+}
+
+impl Ending {
+    fn new() -> Self {
+        Ending { leaving: watch::Sender::new(false), stopping: watch::Sender::new(false) }
+    }
+
+    fn leave(&self) {
+        self.leaving.send_replace(true);
+    }
+
+    fn stop(&self) {
+        self.leave();
+        self.stopping.send_replace(true);
+    }
+
+    fn ends(&self) -> Ends {
+        Ends { leaving: self.leaving.subscribe(), stopping: self.stopping.subscribe() }
+    }
+}
+
+/// What one listener of a new config takes, besides what is there: all that can fail.
+pub struct Prepared {
+    listener: Listener,
+    /// `None`: one that runs has it.
+    socket: Option<TcpListener>,
+    /// Read anew. `None`: there are none, or they are as they were.
+    certificates: Option<Arc<Certificates>>,
+}
+
+impl Listeners {
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        let pipes = Arc::new(Pipes::new());
+        Listeners {
+            running: Vec::new(),
+            retired: Vec::new(),
+            ending: Vec::new(),
+            pipes,
+            metrics,
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// The bound address of each, in the config's order.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.running.iter().map(|running| running.address).collect()
+    }
+
+    /// Binds and reads what `config` needs that is not there. Nothing that runs is touched.
+    ///
+    /// # Errors
+    /// When an address is taken, or a certificate is unusable.
+    pub async fn prepare(&self, config: &Config) -> anyhow::Result<Vec<Prepared>> {
+        let mut prepared = Vec::new();
+        for listener in &config.listeners {
+            let known = self.running.iter().find(|running| is_same_place(&running.config, listener));
+            let name = || format!("listener `{}`", listener.name);
+            let socket = match known {
+                Some(_) => None,
+                None => Some(listen(listener.address).await.with_context(name)?),
+            };
+            let wanted = listener.tls.as_ref().filter(|_| listener.protocol == Protocol::Https);
+            let has = |tls: &Tls| known.is_some_and(|known| known.certificates.is_some() && known.has_files_of(tls));
+            let certificates = match wanted {
+                Some(tls) if !has(tls) => {
+                    Some(Certificates::read(&listener.name, tls, &self.metrics).with_context(name)?)
+                }
+                _ => None,
+            };
+            prepared.push(Prepared { listener: listener.clone(), socket, certificates });
+        }
+        Ok(prepared)
+    }
+
+    /// Serves by `chain` from here on. Listeners that are not in its config accept no more; their requests under way may
+    /// end within `patience`.
+    ///
+    /// # Errors
+    /// When the library takes no TLS; at start only.
+    pub fn serve(
+        &mut self,
+        prepared: Vec<Prepared>,
+        chain: &Arc<Chain>,
+        access_log: &Arc<AccessLog>,
+        patience: Duration,
+    ) -> anyhow::Result<()> {
+        let mut before = std::mem::take(&mut self.running);
+        for Prepared { listener, socket, certificates } in prepared {
+            let known = before.iter().position(|running| is_same_place(&running.config, &listener));
+            let known = known.map(|place| before.remove(place));
+            let certificates = match certificates {
+                Some(certificates) => {
+                    let task = self.tasks.spawn(certificates.clone().keep_fresh());
+                    Some(KeptFresh { certificates, task })
+                }
+                None => None,
+            };
+            let running = match (known, socket) {
+                (Some(running), _) => self.change(running, listener, certificates, chain, access_log)?,
+                (None, Some(socket)) => self.start(listener, socket, certificates, chain, access_log)?,
+                // invariant: `prepare` has bound what nobody had
+                (None, None) => continue,
+            };
+            self.running.push(running);
+        }
+        for gone in before {
+            info!("{} listens no more on {}", gone.config.name, gone.address);
+            self.retired.push(Arc::downgrade(&gone.edge.borrow()));
+            gone.ends.leave();
+            let ends = gone.ends.clone();
+            self.ending.push(gone.ends);
+            tokio::spawn(async move {
+                tokio::time::sleep(patience).await;
+                ends.stop();
+            });
+        }
+        self.retired.retain(|edge| edge.strong_count() > 0);
+        self.ending.retain(|ends| !*ends.stopping.borrow());
+        Ok(())
+    }
+
+    fn start(
+        &mut self,
+        listener: Listener,
+        socket: TcpListener,
+        certificates: Option<KeptFresh>,
+        chain: &Arc<Chain>,
+        access_log: &Arc<AccessLog>,
+    ) -> anyhow::Result<Running> {
+        let address = socket.local_addr()?;
+        info!("{} listens on {address}", listener.name);
+        let site = Site::new(&listener, chain, access_log);
+        let made = self.edge(&listener, &site, certificates.as_ref())?;
+        let (edge, edges) = watch::channel(Arc::new(made));
+        let ends = Ending::new();
+        self.tasks.spawn(edge::accept(socket, edges, ends.ends()));
+        Ok(Running { config: listener, address, site, edge, certificates, ends })
+    }
+
+    fn change(
+        &mut self,
+        running: Running,
+        listener: Listener,
+        certificates: Option<KeptFresh>,
+        chain: &Arc<Chain>,
+        access_log: &Arc<AccessLog>,
+    ) -> anyhow::Result<Running> {
+        let Running { config, address, site, edge, certificates: had, ends } = running;
+        let site = site.changed(&listener, chain, access_log);
+        let same = certificates.is_none() && has_same_edge(&config, &listener);
+        let certificates = certificates.or(had.filter(|_| listener.protocol == Protocol::Https));
+        if !same {
+            let made = Arc::new(self.edge(&listener, &site, certificates.as_ref())?);
+            self.retired.push(Arc::downgrade(&edge.send_replace(made)));
+        }
+        Ok(Running { config: listener, address, site, edge, certificates, ends })
+    }
+
+    fn edge(&self, listener: &Listener, site: &Site, certificates: Option<&KeptFresh>) -> anyhow::Result<Edge> {
+        let (name, places) = (listener.name.as_str(), listener.max_connections);
+        let edge = match site {
+            Site::Http(site) => {
+                let limits = Limits {
+                    header_timeout: listener.header_timeout,
+                    idle_timeout: listener.idle_timeout,
+                    stall_timeout: listener.stall_timeout,
+                    head_bytes: listener.head.head_bytes + HEAD_SLACK,
+                };
+                let tls = match (certificates, &listener.tls) {
+                    (Some(kept), Some(tls)) => {
+                        Some(tls::acceptor(kept.certificates.clone(), tls.profile, listener.http2)?)
+                    }
+                    _ => None,
+                };
+                let proxy = http_app(Front::new(site.clone()), listener);
+                Edge::new(name, Http::new(name, proxy, tls, limits, &self.metrics), places, &self.metrics)
+            }
+            Site::Tcp(site) => {
+                let tcp = Tcp::new(name, site.clone(), self.pipes.clone(), self.metrics.clone());
+                Edge::new(name, tcp, places, &self.metrics)
+            }
+        };
+        Ok(edge.behind(listener.proxies.clone(), listener.header_timeout))
+    }
+
+    /// Accepts no more. What is asked on the connections that are there is still answered.
+    pub fn leave(&self) {
+        self.running.iter().for_each(|running| running.ends.leave());
+    }
+
+    /// Accepts no more, and sends away who only waits.
+    pub fn stop(&self) {
+        self.running.iter().map(|running| &running.ends).chain(&self.ending).for_each(Ending::stop);
+    }
+
+    /// Waits until the last connection has ended.
+    pub async fn drained(&self) {
+        for running in &self.running {
+            let edge = running.edge.borrow().clone();
+            edge.drained().await;
+        }
+        for edge in self.retired.iter().filter_map(Weak::upgrade) {
+            edge.drained().await;
+        }
+    }
+}
+
+impl Running {
+    fn has_files_of(&self, tls: &Tls) -> bool {
+        let files = |tls: &Tls| (tls.certificates.clone(), tls.folder.clone());
+        self.config.tls.as_ref().is_some_and(|own| files(own) == files(tls))
+    }
+}
+
+impl Site {
+    fn new(listener: &Listener, chain: &Arc<Chain>, access_log: &Arc<AccessLog>) -> Site {
+        match &listener.serves {
+            Serves::Routes(_) => Site::Http(Arc::new(ArcSwap::from_pointee(of_http(listener, chain, access_log)))),
+            Serves::Pool(_) => Site::Tcp(Arc::new(ArcSwap::from_pointee(of_tcp(listener, chain)))),
+        }
+    }
+
+    /// The same place with new content, where the protocols agree: connections under way see it too.
+    fn changed(self, listener: &Listener, chain: &Arc<Chain>, access_log: &Arc<AccessLog>) -> Site {
+        match (&self, &listener.serves) {
+            (Site::Http(site), Serves::Routes(_)) => site.store(Arc::new(of_http(listener, chain, access_log))),
+            (Site::Tcp(site), Serves::Pool(_)) => site.store(Arc::new(of_tcp(listener, chain))),
+            _ => return Site::new(listener, chain, access_log),
+        }
+        self
+    }
+}
+
+fn of_http(listener: &Listener, chain: &Arc<Chain>, access_log: &Arc<AccessLog>) -> proxy::Site {
+    let routes = match &listener.serves {
+        Serves::Routes(routes) => routes.clone(),
+        Serves::Pool(_) => Default::default(),
+    };
+    proxy::Site::new(chain.clone(), access_log.clone(), listener.clone(), routes)
+}
+
+fn of_tcp(listener: &Listener, chain: &Arc<Chain>) -> tcp::Site {
+    let pool = match listener.serves {
+        Serves::Pool(pool) => pool,
+        Serves::Routes(_) => usize::MAX,
+    };
+    tcp::Site { snapshot: chain.snapshot.clone(), pool, idle_timeout: listener.idle_timeout }
+}
+
+/// Whether the socket of one is right for the other.
+fn is_same_place(one: &Listener, other: &Listener) -> bool {
+    // Port 0 asks for any free port, each time another.
+    one.address == other.address && (one.address.port() != 0 || one.name == other.name)
+}
+
+/// Whether connections are carried alike: all that is not asked of the listener's site.
+fn has_same_edge(one: &Listener, other: &Listener) -> bool {
+    let mut one = one.clone();
+    one.serves = other.serves.clone();
+    one.trusted = other.trusted.clone();
+    one.redirect_to_https = other.redirect_to_https;
+    one.head.body_bytes = other.head.body_bytes;
+    if let (Some(tls), Some(other)) = (&mut one.tls, &other.tls) {
+        tls.hsts = other.hsts;
+    }
+    // A tcp listener's idle time is its site's.
+    let tcp = one.protocol == Protocol::Tcp;
+    one.idle_timeout = if tcp { other.idle_timeout } else { one.idle_timeout };
+    one == *other
+}
+
+/// Pingora's application for one HTTP listener.
+fn http_app(front: Front, listener: &Listener) -> HttpProxy<Front> {
+    // `max_retries` counts attempts on the native path; the plan ends them, so this need not.
+    let conf = ServerConf { max_retries: MAX_ATTEMPTS, ..ServerConf::default() };
+    let mut proxy = http_proxy(&Arc::new(conf), front);
+    let mut options = HttpServerOptions::default();
+    options.h2c = listener.http2 && listener.protocol == Protocol::Http;
+    options.keepalive_request_limit = Some(listener.requests_per_connection);
+    options.h2_idle_timeout = Some(listener.idle_timeout);
+    proxy.server_options = Some(options);
+    let mut h2 = pingora::protocols::http::v2::server::default_h2_options();
+    h2.max_concurrent_streams(listener.max_streams);
+    h2.max_header_list_size(u32::try_from(listener.head.head_bytes).unwrap_or(u32::MAX));
+    proxy.h2_options = Some(h2);
+    proxy
+}
+
+/// A socket that clients can connect to.
+///
+/// # Errors
+/// When the address is taken, or is not this machine's.
+pub async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let socket = if address.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
+    // A restart must not wait for the old connections' TIME_WAIT.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address).with_context(|| format!("cannot bind {address}"))?;
+    Ok(socket.listen(BACKLOG)?)
+}
+
+/// Room above the largest head, so that one too large is answered with 431 before it is cut.
+const HEAD_SLACK: usize = 64 * 1024;
+/// Connections that the kernel holds for us before it refuses more.
+const BACKLOG: u32 = 4096;
+const MAX_ATTEMPTS: usize = 100_000;
