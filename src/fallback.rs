@@ -71,6 +71,7 @@ pub enum Failure {
     HttpResponseTimeout,
     HttpResponseIncomplete,
     HttpProtocolError,
+    HttpRequestError,
     HttpRequestDenied,
     ProxyLoopDetected,
     ProxyConfigurationError,
@@ -92,6 +93,7 @@ impl Failure {
             Failure::HttpResponseTimeout => "http_response_timeout",
             Failure::HttpResponseIncomplete => "http_response_incomplete",
             Failure::HttpProtocolError => "http_protocol_error",
+            Failure::HttpRequestError => "http_request_error",
             Failure::HttpRequestDenied => "http_request_denied",
             Failure::ProxyLoopDetected => "proxy_loop_detected",
             Failure::ProxyConfigurationError => "proxy_configuration_error",
@@ -198,6 +200,8 @@ impl Refusal {
     pub const UNASKED: Refusal = Refusal { status: 503, failure: Some(Failure::DestinationUnavailable) };
     /// No route is for this host and path.
     pub const UNROUTED: Refusal = Refusal { status: 404, failure: Some(Failure::DestinationNotFound) };
+    /// The client comes too often (RFC 6585 §4).
+    pub const THROTTLED: Refusal = Refusal { status: 429, failure: Some(Failure::HttpRequestError) };
     pub const DEADLINE: Refusal = Refusal { status: 504, failure: Some(Failure::HttpResponseTimeout) };
 }
 

@@ -5,10 +5,11 @@
 //!
 //! # A request's path
 //!
-//! 1. [`edge`] accepts a connection, learns the client from a trusted proxy's [`proxy_protocol`] header, and wraps it,
-//!    so that its reads and writes carry their bounds.
+//! 1. [`edge`] accepts a connection, learns the client from a trusted proxy's [`proxy_protocol`] header, asks [`admission`]
+//!    whether that client may have it, and wraps it, so that its reads and writes carry their bounds.
 //! 2. Pingora parses the request and calls [`proxy`].
-//! 3. [`shape`] and [`framing`] refuse what is malformed or too large; [`via`] answers what has been here before: 404.
+//! 3. [`shape`] and [`framing`] refuse what is malformed or too large, [`admission`] what comes too often; [`via`] answers
+//!    what has been here before: 404.
 //! 4. [`routing`] finds the route, by host and path. GET and HEAD go to [`chain`]; all else takes Pingora's native path to one node.
 //! 5. [`snapshot`] tells who calls: a client, a node (only stores are asked), a neighbour (takes turns).
 //! 6. [`fallback::Search::next`] gives the next target; [`pool`] picks it by health, places, and weight or path.
@@ -26,10 +27,10 @@
 //! | floor | modules |
 //! |---|---|
 //! | 0 words | [`units`], [`hop`] |
-//! | 1 decisions, pure | [`absence`], [`conditional`], [`fallback`], [`framing`], [`freshness`], [`health`], [`headers`], [`hedge`], [`location`], [`proxy_protocol`], [`routing`], [`s3`], [`shape`], [`trip`], [`via`] |
+//! | 1 decisions, pure | [`absence`], [`conditional`], [`fallback`], [`framing`], [`freshness`], [`health`], [`headers`], [`hedge`], [`location`], [`proxy_protocol`], [`routing`], [`s3`], [`shape`], [`throttle`], [`trip`], [`via`] |
 //! | 2 config, and what knows no product | [`config`], [`disk`], [`flight`] |
 //! | 3 shared | [`metrics`], [`pool`], [`snapshot`] |
-//! | 4 origins | [`origin`] |
+//! | 4 origins, and who may ask them | [`origin`], [`admission`] |
 //! | 5 adapters | [`chain`], [`probe`], [`keep`], [`access_log`], [`edge`], [`tls`], [`admin`], [`tcp`] |
 //! | 6 front | [`proxy`] |
 //! | 7 assembly | [`server`], [`cli`], [`import`], `demo`, `main` |
@@ -45,12 +46,14 @@
 //! - **Flight**: what one request finds out for all that want to know the same meanwhile.
 //! - **Turn**: the right to ask one node for one path, taken where nodes share this machine.
 //! - **Failure**: a kind of failure, by its name in RFC 9209 §2.3.
+//! - **Throttle**, **Admission**: the buckets that bound how often a client comes; what a listener decides by them.
 //! - **Snapshot**: all that requests are served from, built whole from one config.
 //! - **Trip**: what happened to one request, for the log, the metrics and the answer's own fields.
 
 pub mod absence;
 pub mod access_log;
 pub mod admin;
+pub mod admission;
 pub mod chain;
 pub mod cli;
 pub mod conditional;
@@ -82,6 +85,7 @@ pub mod server;
 pub mod shape;
 pub mod snapshot;
 pub mod tcp;
+pub mod throttle;
 pub mod tls;
 pub mod trip;
 pub mod units;

@@ -84,6 +84,8 @@ pub struct Metrics {
     pub client_connections: IntGaugeVec,
     /// Connections of trusted proxies that were closed for want of a PROXY header.
     pub proxy_headers_refused: IntCounterVec,
+    /// Connections and requests refused by a listener's throttle.
+    pub throttled: IntCounterVec,
     /// TCP connections passed on, open on both sides.
     pub tcp_connections: IntGaugeVec,
     /// Bytes passed on by tcp listeners: `in` from clients, `out` to them.
@@ -290,6 +292,12 @@ impl Metrics {
                 "proxy_headers_refused_total",
                 "Connections of trusted proxies that were closed for want of a PROXY header: missing, malformed or late.",
                 &["listener"],
+            )?,
+            throttled: counters(
+                &registry,
+                "throttled_total",
+                "Connections and requests refused because their client came more often than the listener's throttle allows.",
+                &["listener", "kind"],
             )?,
             tcp_connections: gauges(
                 &registry,

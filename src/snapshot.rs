@@ -92,7 +92,22 @@ impl Snapshot {
 
     /// Judges the address of a request that carries no mark of ours. `local` is our own end of its connection.
     pub fn caller<'a>(&'a self, route: &'a config::Route, peer: IpAddr, local: IpAddr) -> Caller<'a> {
-        let wary = || self.pools_of(route).filter(|pool| pool.config.from_nodes == config::FromNodes::NoNodes);
+        self.caller_among(|| self.pools_of(route), peer, local)
+    }
+
+    /// Whether a request, or a connection, from this address may be a node's, of whatever pool. `local` is our own end.
+    pub fn may_be_node(&self, peer: IpAddr, local: Option<IpAddr>) -> bool {
+        let local = local.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        !matches!(self.caller_among(|| self.pools.iter(), peer, local), Caller::Client)
+    }
+
+    fn caller_among<'a, P: Iterator<Item = &'a Pool>>(
+        &self,
+        pools: impl Fn() -> P,
+        peer: IpAddr,
+        local: IpAddr,
+    ) -> Caller<'a> {
+        let wary = || pools().filter(|pool| pool.config.from_nodes == config::FromNodes::NoNodes);
         // Any program on this machine may have one of these addresses.
         let is_here = |address: IpAddr| address == local || address.is_loopback() || self.here.contains(&address);
         // Loopback addresses but the first are given by somebody on purpose.

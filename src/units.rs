@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 /// A value that the config writes as one YAML scalar.
@@ -125,6 +125,18 @@ impl Scalar for Network {
             return Err(ADVICE.into());
         }
         Ok(Network { base, prefix })
+    }
+}
+
+/// What counts as one client: an IPv4 address, or the network of an IPv6 address's first 64 bits, since a client has many
+/// addresses with these. An IPv4 address mapped into IPv6 counts as IPv4.
+pub fn client_network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
     }
 }
 

@@ -23,6 +23,7 @@ use crate::proxy_protocol::Version;
 use crate::routing;
 use crate::s3::cost::Prices;
 use crate::shape::HeadLimits;
+use crate::throttle::Rate;
 use crate::units::{HostPort, Network, StatusSet};
 
 pub use load::{Problem, Problems};
@@ -79,12 +80,22 @@ pub struct Listener {
     /// Whose connections must begin with a PROXY header.
     pub proxies: Vec<Network>,
     pub max_connections: usize,
+    pub throttle: Throttle,
     pub header_timeout: Duration,
     pub idle_timeout: Duration,
     pub stall_timeout: Duration,
     pub requests_per_connection: u32,
     pub max_streams: u32,
     pub head: HeadLimits,
+}
+
+/// How often one client may come; `None` is as often as it likes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Throttle {
+    pub connections: Option<Rate>,
+    pub requests: Option<Rate>,
+    pub entries: usize,
+    pub exempt: Vec<Network>,
 }
 
 /// What a listener's clients are served from: routes on `http` and `https`, a pool on `tcp`.

@@ -142,6 +142,8 @@ pub struct Listener {
     pub proxy_protocol: Option<Vec<Field<Network>>>,
     /// Most connections at a time; further ones wait in the kernel's queue. Default 10000.
     pub max_connections: Option<Field<u32>>,
+    /// How often one client may come. Default: as often as it likes.
+    pub throttle: Option<Throttle>,
     /// Longest time for a client to send a whole request head, for the TLS handshake, and for a PROXY header. Default
     /// 10s, at most 60s.
     pub header_timeout: Option<Field<Duration>>,
@@ -177,6 +179,32 @@ pub struct Rule {
     pub path: Option<Field<String>>,
     /// The route's name.
     pub route: Field<String>,
+}
+
+/// How often one client may come: an IPv4 address, or all addresses of one IPv6 /64. The client of a connection is the
+/// other end of it, or whom a PROXY header names; that of a request is also whom a `trusted` proxy's `X-Forwarded-For`
+/// names. Addresses of nodes (with `from_nodes: no_nodes`) are never refused on `http` and `https`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Throttle {
+    /// New connections per second and client. Further ones are reset before a byte is said, even TLS's. A proxy in front
+    /// of hopfall that sends no PROXY header is one client: put it into `exempt`. 0: no bound. Default 0, at most
+    /// 1000000.
+    pub connections: Option<Field<u32>>,
+    /// Connections that may come at once, after a pause. Default: those of one second.
+    pub connection_burst: Option<Field<u32>>,
+    /// Requests per second and client, of all its connections and HTTP/2 streams. Further ones: 429 with `Retry-After`
+    /// (RFC 6585 §4); the connection stays, unless a body was not read. 0: no bound. Default 0, at most 1000000. Not for
+    /// `tcp` listeners.
+    pub requests: Option<Field<u32>>,
+    /// Requests that may come at once, after a pause. Default: those of one second.
+    pub request_burst: Option<Field<u32>>,
+    /// Clients remembered, at 17 bytes each, once for connections and once for requests. Only those that came within
+    /// the last burst / rate seconds need it; with more than that, clients share, and may be refused too early but
+    /// never too late. Default 65536.
+    pub entries: Option<Field<u32>>,
+    /// Networks that come as often as they like. Default: none.
+    pub exempt: Option<Vec<Field<Network>>>,
 }
 
 /// TLS of an `https` listener. Files are read again when they change; connections are not touched by that.

@@ -13,7 +13,7 @@ use super::load::{Problem, nearest};
 use super::model::{self, Addressing, Field, File, SecretRef};
 use super::{
     Bounds, CertificateFiles, Config, Disk, Health, Identity, Listener, Location, Node, Pool, Protocol, Route, Secret,
-    Serves, Stickiness, Store, Surroundings, Tls,
+    Serves, Stickiness, Store, Surroundings, Throttle, Tls,
 };
 use crate::disk;
 use crate::fallback::{Plan, Stage};
@@ -25,6 +25,7 @@ use crate::proxy_protocol::Version;
 use crate::routing::{Hosts, Table};
 use crate::s3::cost::Prices;
 use crate::shape::{HeadLimits, is_host};
+use crate::throttle::Rate;
 use crate::units::{Bytes, Dollars, HostPort, Scalar};
 use crate::via::is_token;
 
@@ -169,6 +170,7 @@ impl Resolver<'_> {
             trusted: listener.trusted.iter().flatten().filter_map(|network| self.parse(network)).collect(),
             proxies: listener.proxy_protocol.iter().flatten().filter_map(|network| self.parse(network)).collect(),
             max_connections: self.count(listener.max_connections.as_ref(), 10_000, 1, 1_000_000),
+            throttle: self.throttle(listener.throttle.as_ref()),
             header_timeout,
             idle_timeout: self
                 .time(listener.idle_timeout.as_ref(), if protocol == Protocol::Tcp { secs(600) } else { secs(60) }),
@@ -177,6 +179,32 @@ impl Resolver<'_> {
             max_streams: self.value(listener.max_streams.as_ref(), 100).max(1),
             head,
         }
+    }
+
+    fn throttle(&mut self, throttle: Option<&model::Throttle>) -> Throttle {
+        let Some(throttle) = throttle else {
+            return Throttle { connections: None, requests: None, entries: THROTTLE_ENTRIES as usize, exempt: vec![] };
+        };
+        let connections = ("connections", throttle.connections.as_ref());
+        let requests = ("requests", throttle.requests.as_ref());
+        Throttle {
+            connections: self.rate(connections, throttle.connection_burst.as_ref()),
+            requests: self.rate(requests, throttle.request_burst.as_ref()),
+            entries: self.count(throttle.entries.as_ref(), THROTTLE_ENTRIES, 1, 100_000_000),
+            exempt: throttle.exempt.iter().flatten().filter_map(|network| self.parse(network)).collect(),
+        }
+    }
+
+    /// A rate under its key, and its burst.
+    fn rate(&mut self, (key, rate): (&str, Option<&Field<u32>>), burst: Option<&Field<u32>>) -> Option<Rate> {
+        let narrow = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let per_second = narrow(self.count(rate, 0, 0, MOST_OFTEN));
+        let burst_given = burst;
+        let burst = narrow(self.count(burst, per_second.max(1), 1, MOST_OFTEN));
+        if let (0, Some(field)) = (per_second, burst_given) {
+            self.bad(field, "a burst without a rate", &format!("set `{key}` above 0, or remove this"));
+        }
+        (per_second > 0).then_some(Rate { per_second, burst })
     }
 
     fn tls(&mut self, listener: &Field<String>, tls: &model::Tls) -> Tls {
@@ -812,8 +840,11 @@ fn is_plain_path(path: &str) -> bool {
 /// The keys of a listener that mean something for HTTP alone, where they are given.
 fn keys_of_http(listener: &model::Listener) -> impl Iterator<Item = (&'static str, Place)> {
     let trusted = listener.trusted.as_ref().and_then(|networks| networks.first());
+    let throttle = listener.throttle.as_ref();
     [
         ("routes", listener.routes.as_ref().and_then(|rules| rules.first()).map(|rule| rule.route.at())),
+        ("throttle.requests", throttle.and_then(|throttle| throttle.requests.as_ref()).map(Field::at)),
+        ("throttle.request_burst", throttle.and_then(|throttle| throttle.request_burst.as_ref()).map(Field::at)),
         ("http2", listener.http2.as_ref().map(Field::at)),
         ("redirect_to_https", listener.redirect_to_https.as_ref().map(Field::at)),
         ("trusted", trusted.map(Field::at)),
@@ -829,6 +860,9 @@ fn keys_of_http(listener: &model::Listener) -> impl Iterator<Item = (&'static st
     .filter_map(|(key, place)| Some((key, place?)))
 }
 
+/// Per second, and at once.
+const MOST_OFTEN: u32 = 1_000_000;
+const THROTTLE_ENTRIES: u32 = 65_536;
 /// What a disk needs for its folders, and for files of some use.
 const LEAST_DISK: u64 = 8 << 20;
 /// Ten years.

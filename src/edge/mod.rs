@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use log::{debug, warn};
 use pingora::server::ShutdownWatch;
@@ -23,6 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 pub use connection::{Connection, Phase};
 pub use http::Http;
 
+use crate::admission::Admission;
 use crate::metrics::Metrics;
 use crate::units::Network;
 use proxied::{Refused, read_header};
@@ -69,6 +71,8 @@ pub struct Edge {
     /// The listener's name, for the log.
     pub name: String,
     carrier: Box<dyn Carry>,
+    /// Which connections are taken; `None`: all.
+    admission: Arc<ArcSwapOption<Admission>>,
     /// Whose connections must begin with a PROXY header, and how soon.
     proxies: Vec<Network>,
     header_timeout: Duration,
@@ -83,6 +87,7 @@ impl Edge {
         Edge {
             name: name.to_owned(),
             carrier: Box::new(carrier),
+            admission: Arc::default(),
             proxies: Vec::new(),
             header_timeout: Duration::ZERO,
             refused: metrics.proxy_headers_refused.with_label_values(&[name]),
@@ -99,6 +104,12 @@ impl Edge {
         self
     }
 
+    /// Resets connections that are not admitted, before anything is said on them. What admits them may be exchanged.
+    pub fn admitting(mut self, admission: Arc<ArcSwapOption<Admission>>) -> Self {
+        self.admission = admission;
+        self
+    }
+
     /// Waits until the last connection has ended.
     pub async fn drained(&self) {
         let all = u32::try_from(self.max_connections).unwrap_or(u32::MAX);
@@ -107,9 +118,23 @@ impl Edge {
 
     async fn carry(self: Arc<Self>, mut tcp: TcpStream, peer: SocketAddr, _place: OwnedSemaphorePermit, ends: Ends) {
         let _open = Open::count(&self.open);
-        send_at_once(&tcp, peer);
         let Some(peer) = self.client(&mut tcp, peer).await else { return };
+        if !self.admits(&tcp, peer) {
+            return;
+        }
+        send_at_once(&tcp, peer);
         self.carrier.carry(Accepted { tcp, peer }, &ends).await;
+    }
+
+    /// Whether the client may have one more connection. If not, this one will end by a reset.
+    fn admits(&self, tcp: &TcpStream, client: SocketAddr) -> bool {
+        let Some(admission) = &*self.admission.load() else { return true };
+        let local = || tcp.local_addr().ok().map(|local| local.ip());
+        let admitted = admission.admits(client.ip(), local);
+        if !admitted && let Err(error) = tcp.set_zero_linger() {
+            debug!("{}: {client}: SO_LINGER: {error}", self.name);
+        }
+        admitted
     }
 
     /// The client at the other end, or the one that a trusted proxy there speaks for. `None`: it must be closed.

@@ -2,7 +2,7 @@
 //! target only; what follows when that node lacks a file is the chain's business.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, header};
@@ -11,6 +11,7 @@ use quick_cache::sync::Cache;
 use super::{Asker, Pool};
 use crate::config;
 use crate::hop::TargetId;
+use crate::units::client_network;
 use crate::via::Identity;
 
 pub(super) enum Stick {
@@ -61,7 +62,7 @@ impl Stick {
         match self {
             Stick::None => None,
             Stick::Table { known, .. } => {
-                known.get(&key(asker.client)).filter(|(_, until)| now < *until).map(|(to, _)| to)
+                known.get(&client_network(asker.client)).filter(|(_, until)| now < *until).map(|(to, _)| to)
             }
             Stick::Cookie { name, tokens } => {
                 let came = cookie(asker.fields?, name)?;
@@ -73,7 +74,7 @@ impl Stick {
     /// Takes in where a client is sent, which was sent to `before`.
     pub(super) fn keep(&self, asker: &Asker<'_>, before: Option<TargetId>, chosen: TargetId, now: Duration) {
         if let (Stick::Table { known, ttl }, true) = (self, before != Some(chosen)) {
-            known.insert(key(asker.client), (chosen, now + *ttl));
+            known.insert(client_network(asker.client), (chosen, now + *ttl));
         }
     }
 
@@ -86,17 +87,6 @@ impl Stick {
             return None;
         }
         HeaderValue::from_str(&format!("{name}={token}; Path=/; HttpOnly; SameSite=Lax")).ok()
-    }
-}
-
-/// What identifies a client.
-fn key(client: IpAddr) -> IpAddr {
-    match client {
-        IpAddr::V4(_) => client,
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
     }
 }
 

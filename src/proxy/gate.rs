@@ -46,6 +46,9 @@ impl Front {
             return self.answer(session, context, bad.status, HeaderMap::new()).await;
         }
         context.target = encoded(shape::origin_form(target));
+        if !site.admits(session, context) {
+            return self.refuse(session, context, Refusal::THROTTLED).await;
+        }
         if let Some(port) = site.listener.redirect_to_https {
             let location = redirect(session.req_header(), &context.target, port);
             return match location {
@@ -90,7 +93,7 @@ impl Front {
         context.trip.failure = refusal.failure;
         let mut fields = HeaderMap::new();
         fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if refusal.status == 503 {
+        if matches!(refusal.status, 429 | 503) {
             fields.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         let (trip, trusted) = (&context.trip, context.client.trusted);

@@ -24,6 +24,7 @@ use pingora::{Error, ErrorType, Result};
 use tokio::time::Instant;
 
 use crate::access_log::{AccessLog, Entry};
+use crate::admission::Admission;
 use native::Native;
 
 use crate::chain::{self, Chain};
@@ -52,6 +53,8 @@ pub struct Site {
     routes: routing::Table,
     /// The value of `Strict-Transport-Security`, if it is to be said.
     hsts: Option<HeaderValue>,
+    /// Which requests are taken; `None`: all.
+    admission: Option<Admission>,
 }
 
 /// One request's state.
@@ -71,11 +74,19 @@ pub struct Context {
 }
 
 impl Site {
-    /// `routes` are of the chain's own config.
-    pub fn new(chain: Arc<Chain>, access_log: Arc<AccessLog>, listener: Listener, routes: routing::Table) -> Self {
+    /// `routes` are of the chain's own config. `before` is what this one is swapped in for.
+    pub fn new(
+        chain: Arc<Chain>,
+        access_log: Arc<AccessLog>,
+        listener: Listener,
+        routes: routing::Table,
+        before: Option<&Site>,
+    ) -> Self {
         let hsts = listener.tls.as_ref().and_then(|tls| tls.hsts).map(|hsts| format!("max-age={}", hsts.as_secs()));
         let hsts = hsts.and_then(|hsts| HeaderValue::from_str(&hsts).ok());
-        Site { chain, access_log, listener, routes, hsts }
+        let before = before.and_then(|before| before.admission.as_ref());
+        let admission = Admission::of_requests(&listener, &chain.snapshot, &chain.metrics, before);
+        Site { chain, access_log, listener, routes, hsts, admission }
     }
 
     /// A route of the config, by its index there.
@@ -85,8 +96,7 @@ impl Site {
     }
 
     fn caller<'a>(&'a self, session: &ServerSession, client: &Client, route: &'a Route) -> Caller<'a> {
-        let local =
-            session.server_addr().and_then(|address| address.as_inet()).map(|address| address.ip().to_canonical());
+        let local = local(session);
         match self.chain.snapshot.identity.look(&session.req_header().headers) {
             Seen::Peer => Caller::Client,
             _ => {
@@ -98,6 +108,14 @@ impl Site {
                 }
             }
         }
+    }
+
+    /// Whether the client may have one more request answered.
+    pub(super) fn admits(&self, session: &ServerSession, context: &Context) -> bool {
+        let Some(admission) = &self.admission else { return true };
+        // What has been here before gets the loop's answer, and that asks nobody.
+        let look = self.chain.snapshot.identity.look(&session.req_header().headers);
+        matches!(look, Seen::Ourselves { .. }) || admission.admits(context.client.address, || local(session))
     }
 }
 
@@ -422,6 +440,11 @@ impl ProxyHttp for Front {
         // The access log has it, with its hops.
         true
     }
+}
+
+/// Our own end of a client's connection.
+fn local(session: &ServerSession) -> Option<IpAddr> {
+    session.server_addr().and_then(|address| address.as_inet()).map(|address| address.ip().to_canonical())
 }
 
 /// How the request's body is delimited, as Pingora reads it.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use anyhow::Context;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use log::info;
 use pingora::apps::HttpServerOptions;
 use pingora::proxy::{HttpProxy, http_proxy};
@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::access_log::AccessLog;
+use crate::admission::Admission;
 use crate::chain::Chain;
 use crate::config::{Config, Listener, Protocol, Serves, Tls};
 use crate::edge::{self, Edge, Ends, Http, Limits};
@@ -40,6 +41,8 @@ struct Running {
     config: Listener,
     address: SocketAddr,
     site: Site,
+    /// Which connections are taken.
+    admission: Arc<ArcSwapOption<Admission>>,
     edge: watch::Sender<Arc<Edge>>,
     certificates: Option<KeptFresh>,
     ends: Ending,
@@ -200,11 +203,20 @@ impl Listeners {
         let address = socket.local_addr()?;
         info!("{} listens on {address}", listener.name);
         let site = Site::new(&listener, chain, access_log);
-        let made = self.edge(&listener, &site, certificates.as_ref())?;
+        let admission = Arc::new(ArcSwapOption::empty());
+        self.admit(&admission, &listener, chain);
+        let made = self.edge(&listener, &site, &admission, certificates.as_ref())?;
         let (edge, edges) = watch::channel(Arc::new(made));
         let ends = Ending::new();
         self.tasks.spawn(edge::accept(socket, edges, ends.ends()));
-        Ok(Running { config: listener, address, site, edge, certificates, ends })
+        Ok(Running { config: listener, address, site, admission, edge, certificates, ends })
+    }
+
+    /// Takes connections from here on as the listener's throttle says.
+    fn admit(&self, admission: &ArcSwapOption<Admission>, listener: &Listener, chain: &Chain) {
+        let before = admission.load_full();
+        let now = Admission::of_connections(listener, &chain.snapshot, &self.metrics, before.as_deref());
+        admission.store(now.map(Arc::new));
     }
 
     fn change(
@@ -215,18 +227,25 @@ impl Listeners {
         chain: &Arc<Chain>,
         access_log: &Arc<AccessLog>,
     ) -> anyhow::Result<Running> {
-        let Running { config, address, site, edge, certificates: had, ends } = running;
+        let Running { config, address, site, admission, edge, certificates: had, ends } = running;
+        self.admit(&admission, &listener, chain);
         let site = site.changed(&listener, chain, access_log);
         let same = certificates.is_none() && has_same_edge(&config, &listener);
         let certificates = certificates.or(had.filter(|_| listener.protocol == Protocol::Https));
         if !same {
-            let made = Arc::new(self.edge(&listener, &site, certificates.as_ref())?);
+            let made = Arc::new(self.edge(&listener, &site, &admission, certificates.as_ref())?);
             self.retired.push(Arc::downgrade(&edge.send_replace(made)));
         }
-        Ok(Running { config: listener, address, site, edge, certificates, ends })
+        Ok(Running { config: listener, address, site, admission, edge, certificates, ends })
     }
 
-    fn edge(&self, listener: &Listener, site: &Site, certificates: Option<&KeptFresh>) -> anyhow::Result<Edge> {
+    fn edge(
+        &self,
+        listener: &Listener,
+        site: &Site,
+        admission: &Arc<ArcSwapOption<Admission>>,
+        certificates: Option<&KeptFresh>,
+    ) -> anyhow::Result<Edge> {
         let (name, places) = (listener.name.as_str(), listener.max_connections);
         let edge = match site {
             Site::Http(site) => {
@@ -250,7 +269,7 @@ impl Listeners {
                 Edge::new(name, tcp, places, &self.metrics)
             }
         };
-        Ok(edge.behind(listener.proxies.clone(), listener.header_timeout))
+        Ok(edge.behind(listener.proxies.clone(), listener.header_timeout).admitting(admission.clone()))
     }
 
     /// Accepts no more. What is asked on the connections that are there is still answered.
@@ -285,7 +304,9 @@ impl Running {
 impl Site {
     fn new(listener: &Listener, chain: &Arc<Chain>, access_log: &Arc<AccessLog>) -> Site {
         match &listener.serves {
-            Serves::Routes(_) => Site::Http(Arc::new(ArcSwap::from_pointee(of_http(listener, chain, access_log)))),
+            Serves::Routes(_) => {
+                Site::Http(Arc::new(ArcSwap::from_pointee(of_http(listener, chain, access_log, None))))
+            }
             Serves::Pool(_) => Site::Tcp(Arc::new(ArcSwap::from_pointee(of_tcp(listener, chain)))),
         }
     }
@@ -293,7 +314,10 @@ impl Site {
     /// The same place with new content, where the protocols agree: connections under way see it too.
     fn changed(self, listener: &Listener, chain: &Arc<Chain>, access_log: &Arc<AccessLog>) -> Site {
         match (&self, &listener.serves) {
-            (Site::Http(site), Serves::Routes(_)) => site.store(Arc::new(of_http(listener, chain, access_log))),
+            (Site::Http(site), Serves::Routes(_)) => {
+                let before = site.load_full();
+                site.store(Arc::new(of_http(listener, chain, access_log, Some(&before))));
+            }
             (Site::Tcp(site), Serves::Pool(_)) => site.store(Arc::new(of_tcp(listener, chain))),
             _ => return Site::new(listener, chain, access_log),
         }
@@ -301,12 +325,17 @@ impl Site {
     }
 }
 
-fn of_http(listener: &Listener, chain: &Arc<Chain>, access_log: &Arc<AccessLog>) -> proxy::Site {
+fn of_http(
+    listener: &Listener,
+    chain: &Arc<Chain>,
+    access_log: &Arc<AccessLog>,
+    before: Option<&proxy::Site>,
+) -> proxy::Site {
     let routes = match &listener.serves {
         Serves::Routes(routes) => routes.clone(),
         Serves::Pool(_) => Default::default(),
     };
-    proxy::Site::new(chain.clone(), access_log.clone(), listener.clone(), routes)
+    proxy::Site::new(chain.clone(), access_log.clone(), listener.clone(), routes, before)
 }
 
 fn of_tcp(listener: &Listener, chain: &Arc<Chain>) -> tcp::Site {
@@ -328,6 +357,7 @@ fn has_same_edge(one: &Listener, other: &Listener) -> bool {
     let mut one = one.clone();
     one.serves = other.serves.clone();
     one.trusted = other.trusted.clone();
+    one.throttle = other.throttle.clone();
     one.redirect_to_https = other.redirect_to_https;
     one.head.body_bytes = other.head.body_bytes;
     if let (Some(tls), Some(other)) = (&mut one.tls, &other.tls) {

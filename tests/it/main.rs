@@ -29,4 +29,5 @@ mod seeing;
 mod simulation;
 mod store;
 mod tcp;
+mod throttle;
 mod tls;

@@ -175,7 +175,8 @@ fn a_store_gets_other_credentials_and_stays_what_it_was() {
     use crate::support::seaweed::Seaweed;
     let s3 = Seaweed::shared();
     s3.bucket("reload").put("reload", "fox.jpg", b"ring", "image/jpeg");
-    let fleet = |budget: &str| Fleet::new().s3("reload").store_key("prices: { thousand_requests: 1000 }").store_key(budget);
+    let fleet =
+        |budget: &str| Fleet::new().s3("reload").store_key("prices: { thousand_requests: 1000 }").store_key(budget);
     let mut hopfall = fleet("budget_per_day: 1000").start();
     assert_eq!(hopfall.get("/fox.jpg").text(), "ring");
     let spent = |hopfall: &Hopfall| status(hopfall)["stores"][0]["dollars_today"].as_f64().unwrap();

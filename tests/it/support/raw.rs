@@ -1,6 +1,6 @@
 //! Bare TCP: a server that accepts what the test tells it to, and both ends of its connections.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
@@ -74,11 +74,17 @@ pub fn connect(address: SocketAddr) -> TcpStream {
 /// A connection from this address.
 #[track_caller]
 pub fn connect_from(ip: &str, address: SocketAddr) -> TcpStream {
+    try_connect_from(ip, address).unwrap_or_else(|error| panic!("cannot connect from {ip} to {address}: {error}"))
+}
+
+/// The same, where the other side may reset it at once.
+#[track_caller]
+pub fn try_connect_from(ip: &str, address: SocketAddr) -> io::Result<TcpStream> {
     let ip: IpAddr = ip.parse().expect("an IP address");
-    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::new(ip, 0).into()).unwrap_or_else(|error| panic!("cannot bind {ip}: {error}"));
-    socket.connect(&address.into()).unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"));
-    patient(socket.into())
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    socket.bind(&SocketAddr::new(ip, 0).into())?;
+    socket.connect(&address.into())?;
+    Ok(patient(socket.into()))
 }
 
 /// Reads exactly as many bytes as `expected` has.
