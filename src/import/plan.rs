@@ -24,6 +24,8 @@ pub struct Listener {
     pub tls: Option<Tls>,
     /// Where the NodeBalancer took more than hopfall's default.
     pub max_connections: Option<u32>,
+    /// New connections per second and client, where they are bounded.
+    pub throttle: Option<u64>,
     /// Index into `pools`.
     pub pool: usize,
 }

@@ -39,6 +39,7 @@ pub fn plan(input: &Input, certificate: Option<&Certificate>) -> Result<(Plan, R
         input,
         certificate,
         capacity: balancer.filter(|balancer| balancer.kind.starts_with("premium")).map(|_| PREMIUM),
+        throttle: balancer.map(|balancer| balancer.throttle.min(MOST_OFTEN)).filter(|throttle| *throttle > 0),
         plan: Plan { title: title(balancer, owners.first()), admin_port: 9090, listeners: vec![], pools: vec![] },
         report: Report::default(),
     };
@@ -67,6 +68,7 @@ struct Planner<'a> {
     certificate: Option<&'a Certificate>,
     /// Connections of a NodeBalancer that takes more than the common type.
     capacity: Option<u32>,
+    throttle: Option<u64>,
     plan: Plan,
     report: Report,
 }
@@ -129,6 +131,7 @@ impl Planner<'_> {
             protocol,
             tls,
             max_connections: self.capacity,
+            throttle: self.throttle,
             pool,
         });
     }
@@ -230,12 +233,6 @@ impl Planner<'_> {
         for config in stray {
             self.report.lost.push(format!("nodes of config {config}: left out, because the input has no such config"));
         }
-        if let Some(balancer) = balancer.filter(|balancer| balancer.throttle > 0) {
-            self.report.lost.push(format!(
-                "client_conn_throttle {}: hopfall has no bound on new connections of one client. What bounds all clients together is max_connections of a listener",
-                balancer.throttle
-            ));
-        }
         if let [pool] = &mut self.plan.pools[..] {
             pool.name = "nodes".to_owned();
         } else {
@@ -265,6 +262,16 @@ impl Planner<'_> {
     /// What holds for all listeners.
     fn general(&mut self, balancer: Option<&Balancer>) {
         let report = &mut self.report;
+        if let Some(throttle) = self.throttle {
+            let kept =
+                "kept as `throttle` of each listener; an IPv6 client counts by its /64, and who comes faster is reset";
+            report.kept.push(format!("client_conn_throttle {throttle}: {kept}"));
+            if self.plan.listeners.len() > 1 {
+                report.changed.push(format!(
+                    "client_conn_throttle {throttle}: each listener counts by itself; a client of several ports has as much at each"
+                ));
+            }
+        }
         if self.plan.pools.iter().any(|pool| pool.settings.health.passive) {
             report.kept.push(
                 "passive checks: connect failures, timeouts and 5xx count against a node, and 501 and 505 do not"
@@ -327,3 +334,5 @@ fn differences(one: &Settings, other: &Settings) -> Vec<&'static str> {
 const COMMON: u32 = 10_000;
 /// The same of the premium type.
 const PREMIUM: u32 = 100_000;
+/// The most that `throttle` can be told; the API knows no more than 20.
+const MOST_OFTEN: u64 = 1_000_000;

@@ -60,6 +60,10 @@ impl Page {
             self.line(2, "# As many as a premium NodeBalancer takes.");
             self.line(2, format!("max_connections: {most}"));
         }
+        if let Some(throttle) = listener.throttle {
+            self.line(2, "# New connections per second and client.");
+            self.line(2, format!("throttle: {{ connections: {throttle} }}"));
+        }
         if let Some(tls) = &listener.tls {
             self.line(2, "tls:");
             if !tls.common_name.is_empty() {
