@@ -1,25 +1,38 @@
 //! The metrics, whose names and labels are an API (design §7). Labels are few and closed: never a path, a
 //! client or a Host.
 
-use std::sync::{Mutex, PoisonError};
+mod catalog;
+mod process;
 
-use prometheus::core::Collector;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
 use prometheus::{
     CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+pub use catalog::{Description, Kind};
+
 use crate::disk::Figures;
+use catalog::{Catalog, Measured};
+use process::Process;
 
 /// All metrics of one process.
 pub struct Metrics {
     registry: Registry,
+    descriptions: Vec<Description>,
+    process: Process,
     /// Requests answered, by listener, status and who served the answer.
     pub requests: IntCounterVec,
     /// Seconds from a request's head to its last byte.
     pub duration: HistogramVec,
+    /// Body bytes sent to clients.
+    pub sent: IntCounterVec,
     /// Attempts by outcome. A miss is `absent`, not an error.
     pub attempts: IntCounterVec,
+    /// Seconds until a target's answer began.
+    pub attempt_duration: HistogramVec,
     /// Times that a request went on from one target to another.
     pub fallbacks: IntCounterVec,
     /// Attempts that one request took.
@@ -56,12 +69,16 @@ pub struct Metrics {
     pub s3_cost: CounterVec,
     /// Dollars spent on a store on this UTC day.
     pub s3_cost_today: GaugeVec,
+    /// Dollars that may be spent on a store in a day.
+    pub s3_budget: GaugeVec,
     /// What a store's disk, and requests under way, had to do with the requests to it.
     pub store_requests: IntCounterVec,
     /// 1 while a store's disk takes new files.
     pub store_ready: IntGaugeVec,
     /// Bytes that a store's files take of its disk.
     pub store_bytes: IntGaugeVec,
+    /// Bytes that they may take.
+    pub store_max_bytes: IntGaugeVec,
     /// Files on a store's disk.
     pub store_objects: IntGaugeVec,
     /// Bytes of memory: of small files, and of the disk's index.
@@ -82,6 +99,8 @@ pub struct Metrics {
     pub unfinished_heads: IntCounterVec,
     /// Client connections open.
     pub client_connections: IntGaugeVec,
+    /// Client connections that may be open.
+    pub client_connections_max: IntGaugeVec,
     /// Connections of trusted proxies that were closed for want of a PROXY header.
     pub proxy_headers_refused: IntCounterVec,
     /// Connections and requests refused by a listener's throttle.
@@ -104,12 +123,18 @@ pub struct Metrics {
 
 impl Metrics {
     pub fn new() -> anyhow::Result<Self> {
-        let registry = Registry::new();
-        let metrics = Metrics {
+        let registry = Catalog::default();
+        let build = gauges(&registry, "build_info", BUILD_INFO, &["version", "revision"])?;
+        build
+            .with_label_values(&[env!("CARGO_PKG_VERSION"), option_env!("HOPFALL_REVISION").unwrap_or("unknown")])
+            .set(1);
+        let mut metrics = Metrics {
+            process: Process::new(&registry)?,
             requests: counters(
                 &registry,
                 "requests_total",
-                "Requests answered, by listener, status and who served the answer.",
+                "Requests answered. `code` is the status sent, `0` if none was. `served_by` is the node or store \
+                 whose answer it was, `hopfall` for an answer of our own.",
                 &["listener", "code", "served_by"],
             )?,
             duration: register(
@@ -117,114 +142,162 @@ impl Metrics {
                 HistogramVec::new(
                     HistogramOpts::new(
                         name("request_duration_seconds"),
-                        "Seconds from a request's head to its last byte.",
+                        "From a request's head to the last byte of its answer.",
                     )
                     .buckets(BUCKETS.to_vec()),
                     &["listener"],
                 )?,
             )?,
+            sent: counters(
+                &registry,
+                "sent_bytes_total",
+                "Body bytes sent to clients, by listeners with a route. Counted when a request ends.",
+                &["listener"],
+            )?,
             attempts: counters(
                 &registry,
                 "attempts_total",
-                "Attempts at targets, by outcome. A miss is absent, not an error.",
+                "Attempts at nodes and stores, by outcome; `absent` is not an error. `found` and `absent` from \
+                 the start.",
                 &["pool", "node", "outcome"],
+            )?,
+            attempt_duration: register(
+                &registry,
+                HistogramVec::new(
+                    HistogramOpts::new(
+                        name("attempt_duration_seconds"),
+                        "From the beginning of an attempt, its wait for a place and for a connection included, to the head of \
+                         the answer; where one came, whatever it said. From the start.",
+                    )
+                    .buckets(BUCKETS.to_vec()),
+                    &["pool", "node"],
+                )?,
             )?,
             fallbacks: counters(
                 &registry,
                 "fallbacks_total",
-                "Times that a request went on from one target to another.",
+                "GETs and HEADs that went on from one target to another; `reason` is the first one's outcome.",
                 &["from", "to", "reason"],
             )?,
             hops: register(
                 &registry,
                 Histogram::with_opts(
-                    HistogramOpts::new(name("hops_per_request"), "Attempts that one request took.")
-                        .buckets(vec![0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0]),
+                    HistogramOpts::new(
+                        name("hops_per_request"),
+                        "Attempts that one request took; 0 for one that was refused before any.",
+                    )
+                    .buckets(vec![0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0]),
                 )?,
             )?,
             location_lookups: counters(
                 &registry,
                 "location_lookups_total",
-                "What the location map knew of a path.",
+                "What the location map knew of the target that was asked first: `hit` (right), `wrong`, `miss` \
+                 (nothing); and `nowhere`, answered without asking. The control group is not counted.",
                 &["result"],
             )?,
             location_requests: counters(
                 &registry,
                 "location_requests_total",
-                "Requests, by whether the location map's hints were heeded.",
+                "GETs and HEADs, by whether the location map's hints were heeded: `hinted` or `control`.",
                 &["group"],
             )?,
             location_attempts: counters(
                 &registry,
                 "location_attempts_total",
-                "Attempts, by whether the location map's hints were heeded.",
+                "Attempts of the requests of a group. Divided by them: hops per request, with hints and without.",
                 &["group"],
             )?,
             location_entries: register(
                 &registry,
-                IntGauge::new(name("location_entries"), "Paths in the location map.")?,
+                IntGauge::new(name("location_entries"), "Paths in the location map. Counted at each scrape.")?,
             )?,
             loops: counters(
                 &registry,
                 "loops_total",
-                "Requests that a node sent back to us, by the node that points back.",
+                "Requests that a node sent back to us, by the node that points back; `unknown` if it cannot be \
+                 told.",
                 &["node"],
             )?,
             hedges: counters(
                 &registry,
                 "hedges_total",
-                "Second nodes asked beside a silent first one, by the first, and by who won.",
+                "Second nodes asked beside a silent first one, which is `node`; `won` is `first` or `second`.",
                 &["pool", "node", "won"],
             )?,
-            node_up: gauges(&registry, "node_up", "1 while a node is up.", &["pool", "node"])?,
+            node_up: gauges(
+                &registry,
+                "node_up",
+                "1 while a node is up, else 0. From the start. Without active checks, a node that was ejected \
+                 counts as up once it has served again.",
+                &["pool", "node"],
+            )?,
             node_absence_suspect: gauges(
                 &registry,
                 "node_absence_suspect",
-                "1 while a node is asked last because its share of 404s jumped far above what it ever was.",
+                "1 while a node is asked last because its share of 404s jumped far above what it ever was; 0 once \
+                 it has a file again.",
                 &["pool", "node"],
             )?,
             node_connections: gauges(
                 &registry,
                 "node_connections",
-                "Requests in flight to a node or a store.",
+                "Requests in flight to a node or store. From the start.",
                 &["pool", "node"],
             )?,
             upstream_connects: counters(
                 &registry,
                 "upstream_connects_total",
-                "Connections opened to a target.",
+                "Connections opened to a target. From the start. Health checks are not counted.",
                 &["node"],
             )?,
             health_checks: counters(
                 &registry,
                 "health_checks_total",
-                "Active health checks, by result.",
+                "Active checks; `result` is `passed` or `failed`.",
                 &["pool", "node", "result"],
             )?,
             health_changes: counters(
                 &registry,
                 "health_changes_total",
-                "Changes of a node's health.",
+                "Changes of health; `to` is `up` or `down`.",
                 &["pool", "node", "to"],
             )?,
             s3_requests: counters(
                 &registry,
                 "s3_requests_total",
-                "Requests to S3, by method and status.",
+                "Requests to S3: `op` is GET or HEAD, `code` the status, `error` where none came. Probes and \
+                 second tries included. All stores together.",
                 &["op", "code"],
             )?,
-            s3_bytes: register(&registry, IntCounter::new(name("s3_bytes_total"), "Body bytes received from S3.")?)?,
+            s3_bytes: register(
+                &registry,
+                IntCounter::new(name("s3_bytes_total"), "Body bytes received from S3. From the start.")?,
+            )?,
             s3_cost: register(
                 &registry,
                 CounterVec::new(
-                    Opts::new(name("s3_cost_dollars_total"), "Dollars spent on a store, by the prices of the config."),
+                    Opts::new(
+                        name("s3_cost_dollars_total"),
+                        "Dollars spent on a store, by its `prices`: requests, and body bytes received.",
+                    ),
                     &["store"],
                 )?,
             )?,
             s3_cost_today: register(
                 &registry,
                 GaugeVec::new(
-                    Opts::new(name("s3_cost_today_dollars"), "Dollars spent on a store on this UTC day."),
+                    Opts::new(name("s3_cost_today_dollars"), "Dollars spent on a store on this UTC day. Counted at each scrape."),
+                    &["store"],
+                )?,
+            )?,
+            s3_budget: register(
+                &registry,
+                GaugeVec::new(
+                    Opts::new(
+                        name("s3_budget_dollars"),
+                        "Dollars that may be spent on a store in a UTC day: its `budget_per_day`. Only where it is set.",
+                    ),
                     &["store"],
                 )?,
             )?,
@@ -234,63 +307,99 @@ impl Metrics {
                 "Requests to a store, by what its disk and requests under way had to do with them.",
                 &["store", "result"],
             )?,
-            store_ready: gauges(&registry, "store_ready", "1 while a store's disk takes new files.", &["store"])?,
-            store_bytes: gauges(&registry, "store_bytes", "Bytes that a store's files take of its disk.", &["store"])?,
+            store_ready: gauges(
+                &registry,
+                "store_ready",
+                "1 while a store's disk takes new files: its folder is this process's, and its index is read. 0 \
+                 if it could not be opened; only where a disk is configured.",
+                &["store"],
+            )?,
+            store_bytes: gauges(
+                &registry,
+                "store_bytes",
+                "Bytes that the files take of a store's disk, with those being written.",
+                &["store"],
+            )?,
+            store_max_bytes: gauges(
+                &registry,
+                "store_max_bytes",
+                "Bytes that the files may take of a store's disk: its `bytes`.",
+                &["store"],
+            )?,
             store_objects: gauges(&registry, "store_objects", "Files on a store's disk.", &["store"])?,
             store_memory_bytes: gauges(
                 &registry,
                 "store_memory_bytes",
-                "Bytes of memory that a store's disk takes: small files, and the index.",
+                "Bytes of memory that a store's disk takes: `files` (small ones), `index`.",
                 &["store", "use"],
             )?,
             store_evictions: counters(
                 &registry,
                 "store_evictions_total",
-                "Files of a store's disk that made way for others.",
+                "Files of a store's disk that made way for others. From the start.",
                 &["store"],
             )?,
             store_refused: counters(
                 &registry,
                 "store_refused_total",
-                "Files that were not kept for want of room, by the bound: budget or free.",
+                "Files that were not kept for want of room, by the `budget` or the `free` floor.",
                 &["store", "bound"],
             )?,
             store_errors: counters(
                 &registry,
                 "store_errors_total",
-                "Faults of a store's disk: read, write, corrupt, silent.",
+                "Faults of a store's disk: `read`, `write`, `corrupt` (a file that was not what was written; it \
+                 is removed), `silent` (no answer in time).",
                 &["store", "kind"],
             )?,
             collapsed: register(
                 &registry,
                 IntCounter::new(
                     name("collapsed_requests_total"),
-                    "Requests that were answered from what another request found out meanwhile.",
+                    "Requests that were answered from what another request found out meanwhile: where a file is, or \
+                     the file itself. From the start.",
                 )?,
             )?,
             aborted: counters(
                 &registry,
                 "aborted_responses_total",
-                "Answers cut short after their head was sent, by who was at fault.",
+                "Requests cut short. `side` is who did it: `upstream`, `client`, or `deadline` (the route's \
+                 `transfer_deadline`).",
                 &["listener", "side"],
             )?,
             misshapen: counters(
                 &registry,
                 "misshapen_requests_total",
-                "Requests refused for their shape.",
+                "Requests refused for their shape: 400, 413, 414, 417 or 431. A body that proves too large or \
+                 malformed while it is read is not counted here.",
                 &["listener", "code"],
             )?,
             unfinished_heads: counters(
                 &registry,
                 "unfinished_heads_total",
-                "Connections that ended amid a request head: cut, timed out, or no HTTP.",
+                "Connections that ended amid a request head: cut, timed out, or no HTTP. `admin` is the admin \
+                 listener. From the start.",
                 &["listener"],
             )?,
-            client_connections: gauges(&registry, "client_connections", "Client connections open.", &["listener"])?,
+            client_connections: gauges(
+                &registry,
+                "client_connections",
+                "Client connections open. From the start; `admin` is the admin listener.",
+                &["listener"],
+            )?,
+            client_connections_max: gauges(
+                &registry,
+                "client_connections_max",
+                "Client connections that may be open: `max_connections` of the listener. More wait in the kernel's queue. \
+                 From the start.",
+                &["listener"],
+            )?,
             proxy_headers_refused: counters(
                 &registry,
                 "proxy_headers_refused_total",
-                "Connections of trusted proxies that were closed for want of a PROXY header: missing, malformed or late.",
+                "Connections from a listener's `proxy_protocol` networks that were closed because their PROXY \
+                 header was missing, malformed or late. One that is closed without a byte, as checks do, is not \
+                 counted. From the start.",
                 &["listener"],
             )?,
             throttled: counters(
@@ -302,54 +411,59 @@ impl Metrics {
             tcp_connections: gauges(
                 &registry,
                 "tcp_connections",
-                "Connections of a tcp listener that are open to a client and a node.",
+                "Connections of a tcp listener that are open to a client and a node. From the start.",
                 &["listener"],
             )?,
             tcp_bytes: counters(
                 &registry,
                 "tcp_bytes_total",
-                "Bytes passed on by a tcp listener: in, from clients; out, to clients.",
+                "Bytes passed on by a tcp listener: `in` from clients, `out` to clients. Counted as they pass. \
+                 From the start.",
                 &["listener", "direction"],
             )?,
             log_dropped: register(
                 &registry,
                 IntCounter::new(
                     name("access_log_dropped_total"),
-                    "Access log lines dropped because the log could not keep up.",
+                    "Access log lines dropped because the log could not keep up. From the start.",
                 )?,
             )?,
             certificate_reloads: counters(
                 &registry,
                 "certificate_reloads_total",
-                "Times that changed certificates were read again, by result.",
+                "Times that certificates were read again because a file had changed; `failure`: what was there \
+                 before is still used.",
                 &["listener", "result"],
             )?,
             certificate_expires: gauges(
                 &registry,
                 "certificate_expires_timestamp_seconds",
-                "When a certificate expires, by the names that it is for.",
+                "When a certificate expires, as a Unix time, by the DNS names that it is for.",
                 &["listener", "name"],
             )?,
-            config_reloads: counters(&registry, "config_reloads_total", "Config loads, by result.", &["result"])?,
+            config_reloads: counters(
+                &registry,
+                "config_reloads_total",
+                "Config loads; one `success` at start, since there is no reload yet.",
+                &["result"],
+            )?,
             config_loaded: register(
                 &registry,
                 Gauge::new(
                     name("config_last_reload_success_timestamp_seconds"),
-                    "When the running config was loaded.",
+                    "When the running config was loaded, as a Unix time.",
                 )?,
             )?,
-            registry,
+            registry: Registry::default(),
+            descriptions: Vec::new(),
         };
-        let build =
-            gauges(&metrics.registry, "build_info", "1, with the version as labels.", &["version", "revision"])?;
-        build
-            .with_label_values(&[env!("CARGO_PKG_VERSION"), option_env!("HOPFALL_REVISION").unwrap_or("unknown")])
-            .set(1);
+        (metrics.registry, metrics.descriptions) = registry.close();
         Ok(metrics)
     }
 
     /// All metrics in Prometheus's text format.
     pub fn render(&self) -> anyhow::Result<Vec<u8>> {
+        self.process.measure();
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
@@ -363,6 +477,11 @@ impl Metrics {
         }
     }
 
+    /// Every metric there is, with series or without.
+    pub fn descriptions(&self) -> &[Description] {
+        &self.descriptions
+    }
+
     /// The handles of one target, looked up once.
     pub fn target(&self, pool: &str, node: &str) -> TargetMetrics {
         let attempts = |outcome| self.attempts.with_label_values(&[pool, node, outcome]);
@@ -371,6 +490,7 @@ impl Metrics {
             connects: self.upstream_connects.with_label_values(&[node]),
             found: attempts("found"),
             absent: attempts("absent"),
+            took: self.attempt_duration.with_label_values(&[pool, node]),
             others: self.attempts.clone(),
             pool: pool.to_owned(),
             node: node.to_owned(),
@@ -384,6 +504,7 @@ pub struct TargetMetrics {
     pub connects: IntCounter,
     found: IntCounter,
     absent: IntCounter,
+    took: Histogram,
     others: IntCounterVec,
     pool: String,
     node: String,
@@ -396,6 +517,11 @@ impl TargetMetrics {
             "absent" => self.absent.inc(),
             other => self.others.with_label_values(&[self.pool.as_str(), self.node.as_str(), other]).inc(),
         }
+    }
+
+    /// The head of an answer came, so long after the attempt began.
+    pub fn answered(&self, took: Duration) {
+        self.took.observe(took.as_secs_f64());
     }
 }
 
@@ -415,8 +541,9 @@ pub struct DiskMetrics {
 }
 
 impl DiskMetrics {
-    /// `counted` is what has been counted of this disk already.
-    pub fn new(metrics: &Metrics, name: &str, counted: Figures) -> Self {
+    /// `bytes` is what its files may take, and `counted` what has been counted of this disk already.
+    pub fn new(metrics: &Metrics, name: &str, bytes: u64, counted: Figures) -> Self {
+        metrics.store_max_bytes.with_label_values(&[name]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
         DiskMetrics {
             name: name.to_owned(),
             errors: metrics.store_errors.clone(),
@@ -466,6 +593,8 @@ impl DiskMetrics {
     }
 }
 
+const BUILD_INFO: &str = "1. `revision` is the environment variable `HOPFALL_REVISION` at build time, or `unknown`.";
+
 /// Seconds: from a hit on loopback to a large object on a slow line.
 const BUCKETS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 
@@ -473,15 +602,14 @@ fn name(name: &str) -> String {
     format!("hopfall_{name}")
 }
 
-fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> anyhow::Result<C> {
-    registry.register(Box::new(collector.clone()))?;
-    Ok(collector)
+fn register<C: Measured>(registry: &Catalog, collector: C) -> anyhow::Result<C> {
+    registry.add(collector)
 }
 
-fn counters(registry: &Registry, title: &str, help: &str, labels: &[&str]) -> anyhow::Result<IntCounterVec> {
+fn counters(registry: &Catalog, title: &str, help: &str, labels: &[&str]) -> anyhow::Result<IntCounterVec> {
     register(registry, IntCounterVec::new(Opts::new(name(title), help), labels)?)
 }
 
-fn gauges(registry: &Registry, title: &str, help: &str, labels: &[&str]) -> anyhow::Result<IntGaugeVec> {
+fn gauges(registry: &Catalog, title: &str, help: &str, labels: &[&str]) -> anyhow::Result<IntGaugeVec> {
     register(registry, IntGaugeVec::new(Opts::new(name(title), help), labels)?)
 }

@@ -351,19 +351,23 @@ impl Chain {
     }
 
     fn record(&self, chosen: &Chosen<'_>, outcome: Outcome, took: Duration, trip: &mut Trip) {
+        let metrics = match chosen {
+            Chosen::Node { node, .. } => &node.metrics,
+            Chosen::Store(store) => &store.s3.metrics,
+        };
+        metrics.attempted(outcome.as_str());
+        if outcome.status().is_some() {
+            metrics.answered(took);
+        }
         let (target, pool) = match chosen {
             Chosen::Node { pool, node, .. } => {
-                node.metrics.attempted(outcome.as_str());
                 let signal = if outcome.harms_health() { Signal::RequestFailed } else { Signal::RequestPassed };
                 if !matches!(outcome, Outcome::Busy(_) | Outcome::Dropped) || outcome.harms_health() {
                     pool.observe(node, signal, self.snapshot.now(), &self.metrics);
                 }
                 (node.name.as_str(), pool.name())
             }
-            Chosen::Store(store) => {
-                store.s3.metrics.attempted(outcome.as_str());
-                (store.s3.config.name.as_str(), store.s3.config.name.as_str())
-            }
+            Chosen::Store(store) => (store.s3.config.name.as_str(), store.s3.config.name.as_str()),
         };
         if let Some(before) = trip.attempts.last() {
             self.metrics.fallbacks.with_label_values(&[before.target.as_str(), target, before.outcome.as_str()]).inc();

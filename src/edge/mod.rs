@@ -84,6 +84,8 @@ pub struct Edge {
 
 impl Edge {
     pub fn new(name: &str, carrier: impl Carry, max_connections: usize, metrics: &Metrics) -> Self {
+        let most = i64::try_from(max_connections).unwrap_or(i64::MAX);
+        metrics.client_connections_max.with_label_values(&[name]).set(most);
         Edge {
             name: name.to_owned(),
             carrier: Box::new(carrier),

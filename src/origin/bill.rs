@@ -22,6 +22,9 @@ impl Bill {
     /// `before` is the bill of this store under the config before this one: what was spent today stays spent.
     pub fn new(store: &config::Store, metrics: &Metrics, before: Option<&Bill>) -> Self {
         let name = [store.name.as_str()];
+        if let Some(budget) = store.budget_per_day {
+            metrics.s3_budget.with_label_values(&name).set(dollars(budget));
+        }
         Bill {
             prices: store.prices,
             budget_per_day: store.budget_per_day,
@@ -54,17 +57,26 @@ impl Bill {
         self.day.lock().unwrap_or_else(PoisonError::into_inner).spent(unix_now())
     }
 
+    /// Sets what is shown as spent today, on a day without spending too.
+    pub fn measure(&self) {
+        let day = self.day.lock().unwrap_or_else(PoisonError::into_inner);
+        self.cost_today.set(dollars(day.spent(unix_now())));
+    }
+
     fn pay(&self, nanodollars: u64) {
         if nanodollars == 0 {
             return;
         }
-        let dollars = |nanodollars: u64| nanodollars as f64 / 1e9;
         self.cost.inc_by(dollars(nanodollars));
         let now = unix_now();
         let mut day = self.day.lock().unwrap_or_else(PoisonError::into_inner);
         day.spend(nanodollars, now);
         self.cost_today.set(dollars(day.spent(now)));
     }
+}
+
+fn dollars(nanodollars: u64) -> f64 {
+    nanodollars as f64 / 1e9
 }
 
 fn unix_now() -> u64 {

@@ -99,6 +99,11 @@ impl S3Origin {
         self.bill.spent_today() as f64 / 1e9
     }
 
+    /// Brings the metric of what today costs up to date: a new day begins without a request.
+    pub fn measure(&self) {
+        self.bill.measure();
+    }
+
     /// Its connections, and their bounds.
     pub fn upstream(&self) -> &Upstream {
         &self.upstream

@@ -123,7 +123,7 @@ impl StoreOrigin {
                 disk: opened,
                 scope: format!("{} {}\n", store.bucket, store.host),
                 rules: disk.rules,
-                metrics: DiskMetrics::new(metrics, &store.name, counted),
+                metrics: DiskMetrics::new(metrics, &store.name, disk.settings.bytes, counted),
                 disk_rests: AtomicU64::new(0),
                 side_rests: AtomicU64::new(0),
             }),
@@ -151,8 +151,9 @@ impl StoreOrigin {
         self.shared.kept.as_ref().map(|kept| &kept.disk)
     }
 
-    /// Brings the metrics of the disk up to date, and gives what they tell.
+    /// Brings the metrics of the disk, and of what today costs, up to date. Gives what the disk says of itself.
     pub fn measure(&self) -> Figures {
+        self.s3.measure();
         let Some(kept) = &self.shared.kept else { return Figures::default() };
         let figures = kept.disk.figures();
         kept.metrics.measure(&figures);

@@ -403,6 +403,7 @@ impl ProxyHttp for Front {
         let code = code.as_ref().map_or("0", http::StatusCode::as_str);
         metrics.requests.with_label_values(&[listener, code, served_by]).inc();
         metrics.duration.with_label_values(&[listener]).observe(context.started.elapsed().as_secs_f64());
+        metrics.sent.with_label_values(&[listener]).inc_by(trip.sent);
         metrics.hops.observe(trip.attempts.len() as f64);
         if trip.collapsed {
             metrics.collapsed.inc();

@@ -51,6 +51,9 @@ impl Front {
             pool.observe(node, signal, chain.snapshot.now(), &chain.metrics);
         }
         let took = native.began.elapsed();
+        if outcome.status().is_some() {
+            node.metrics.answered(took);
+        }
         context.trip.attempts.push(Attempt { target: node.name.clone(), pool: pool.name().to_owned(), outcome, took });
     }
 

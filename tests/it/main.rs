@@ -20,6 +20,7 @@ mod import;
 mod junk;
 mod location;
 mod loops;
+mod metrics;
 mod native;
 mod proxy_protocol;
 mod reload;
