@@ -1,9 +1,10 @@
 //! The command line.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, anyhow};
 use clap::{Parser, Subcommand};
@@ -50,6 +51,20 @@ enum Command {
         /// The config file (YAML)
         #[arg(value_name = "FILE")]
         config: PathBuf,
+    },
+    /// Ask a running hopfall whether it takes requests: exit code 0 if it does, else 1
+    ///
+    /// Asks the admin listener of the config file; one on 0.0.0.0 or [::] is asked on loopback. It is made for the health
+    /// checks of containers and service managers.
+    Healthcheck {
+        /// Ask only whether it lives: one that drains its connections does
+        #[arg(long)]
+        live: bool,
+        /// The longest wait for the answer
+        #[arg(long, value_name = "TIME", default_value = "2s", value_parser = humantime::parse_duration)]
+        timeout: Duration,
+        #[command(flatten)]
+        admin: AdminArgs,
     },
     /// Forget where a file is, in a running hopfall
     ///
@@ -122,6 +137,11 @@ enum ImportFrom {
     },
 }
 
+/// The longest wait for the admin listener to do what it is told.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The same for a reload, which may look names up and open disks.
+const RELOAD_PATIENCE: Duration = Duration::from_secs(60);
+
 const EXITS: &str = "Exit codes: 0 done; 1 could not start, run, read or write; 2 bad usage, config or input.";
 
 impl Cli {
@@ -129,18 +149,22 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         match self.command {
             Command::Run { config, watch } => run(&config, watch),
-            Command::Reload { admin } => command(&admin, "reload", &[]),
+            Command::Reload { admin } => ask(&admin, "POST", "reload", &[], RELOAD_PATIENCE),
             Command::Check { config } => check(&config),
+            Command::Healthcheck { live, timeout, admin } => {
+                ask(&admin, "GET", if live { "healthz" } else { "readyz" }, &[], timeout)
+            }
             Command::Purge { path, prefix, admin } => {
                 if !path.starts_with('/') {
                     eprintln!("hopfall: `{path}` must begin with `/`");
                     return ExitCode::from(2);
                 }
                 let what = if prefix { "prefix" } else { "path" };
-                command(&admin, "purge", &[(what, &path)])
+                ask(&admin, "POST", "purge", &[(what, &path)], PATIENCE)
             }
             Command::Node { pool, node, mode, admin } => {
-                command(&admin, "node", &[("pool", &pool), ("node", &node), ("mode", &mode)])
+                let parameters = [("pool", pool.as_str()), ("node", &node), ("mode", &mode)];
+                ask(&admin, "POST", "node", &parameters, PATIENCE)
             }
             Command::Import { from: ImportFrom::NodeBalancer { input, out, tls_certificate, tls_key } } => {
                 import_nodebalancer(&input, out.as_deref(), tls_certificate.as_deref().zip(tls_key.as_deref()))
@@ -192,8 +216,8 @@ fn run(path: &Path, watch: bool) -> ExitCode {
     }
 }
 
-/// Has the admin listener of a running hopfall carry out a command, and prints what it says.
-fn command(admin: &AdminArgs, name: &str, parameters: &[(&str, &str)]) -> ExitCode {
+/// Asks the admin listener of a running hopfall, or has it do something, and prints what it says.
+fn ask(admin: &AdminArgs, method: &str, page: &str, parameters: &[(&str, &str)], patience: Duration) -> ExitCode {
     let admin = match Config::admin_address(&admin.config) {
         Ok(admin) => admin,
         Err(problems) => return refuse(&problems),
@@ -202,7 +226,7 @@ fn command(admin: &AdminArgs, name: &str, parameters: &[(&str, &str)]) -> ExitCo
         eprintln!("hopfall: the config must have an `admin` address, which is asked");
         return ExitCode::from(2);
     };
-    match post(admin, name, parameters) {
+    match request(admin, method, page, parameters, patience) {
         Ok(told) => {
             let body = told.split_once("\r\n\r\n").map_or("", |(_, body)| body).trim_end();
             if told.starts_with("HTTP/1.1 200") {
@@ -219,17 +243,42 @@ fn command(admin: &AdminArgs, name: &str, parameters: &[(&str, &str)]) -> ExitCo
     ExitCode::FAILURE
 }
 
-fn post(admin: std::net::SocketAddr, name: &str, parameters: &[(&str, &str)]) -> std::io::Result<String> {
-    let patience = std::time::Duration::from_secs(5);
-    let mut stream = std::net::TcpStream::connect_timeout(&admin, patience)?;
-    stream.set_read_timeout(Some(patience))?;
+/// One request on a connection of its own; the whole answer, within `patience`.
+fn request(
+    mut admin: SocketAddr,
+    method: &str,
+    page: &str,
+    parameters: &[(&str, &str)],
+    patience: Duration,
+) -> std::io::Result<String> {
+    // What listens on all addresses is not asked on "all": not every system takes that for this machine.
+    match admin.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => admin.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => admin.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    let end = Instant::now() + patience;
+    let mut stream = TcpStream::connect_timeout(&admin, patience)?;
     let encode = |text| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC);
     let pairs: Vec<String> = parameters.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
-    let query = pairs.join("&");
-    write!(stream, "POST /{name}?{query} HTTP/1.1\r\nHost: {admin}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
-    let mut told = String::new();
-    stream.read_to_string(&mut told)?;
-    Ok(told)
+    let query = if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) };
+    let length = if method == "POST" { "Content-Length: 0\r\n" } else { "" };
+    write!(stream, "{method} /{page}{query} HTTP/1.1\r\nHost: {admin}\r\n{length}Connection: close\r\n\r\n")?;
+    let (mut told, mut piece) = (Vec::new(), [0; 4096]);
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut piece) {
+            Ok(0) => return Ok(String::from_utf8_lossy(&told).into_owned()),
+            Ok(length) => told.extend_from_slice(&piece[..length]),
+            // What a socket says when its time is over.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 fn import_nodebalancer(input: &Path, out: Option<&Path>, tls: Option<(&Path, &Path)>) -> ExitCode {

@@ -14,6 +14,7 @@ mod demo;
 mod floors;
 mod harness;
 mod hash;
+mod healthcheck;
 mod hedge;
 mod hostile;
 mod import;
