@@ -11,7 +11,7 @@ demo *args:
 test *steps:
     scripts/test {{steps}}
 
-# Format check, clippy with warnings denied, cargo-deny
+# Format check, clippy with warnings denied, cargo-deny, hadolint
 lint:
     scripts/test lint
 

@@ -296,6 +296,7 @@ fn what_s3_costs_is_counted_and_a_spent_budget_spares_the_nodes() {
     assert!((spent(&hopfall) - expected).abs() < 1e-6, "{}", spent(&hopfall));
     let today = hopfall.metrics().value("hopfall_s3_cost_today_dollars", &[("store", "s3")]);
     assert!((today - expected).abs() < 1e-6, "{today}");
+    assert_eq!(hopfall.metrics().value("hopfall_s3_budget_dollars", &[("store", "s3")]), 0.004);
     assert_eq!(hopfall.get("/2").status, 200);
     // Now more than 0.004 is spent.
     let asked = origin.requests().len();
