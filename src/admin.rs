@@ -1,4 +1,4 @@
-//! The admin listener: `/metrics`, `/status`, `/healthz`, `/readyz`; `POST /purge`, `/node` and `/reload`.
+//! The admin listener: `/metrics`, `/status`, `/healthz`, `/readyz`; `POST /purge`, `/node`, `/reload`, `/upgrade`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -32,9 +32,11 @@ pub struct Admin {
 pub enum Order {
     /// Read the config file again. What was done comes back in words.
     Reload(oneshot::Sender<Result<String, Refused>>),
+    /// Start the program anew and hand over to it.
+    Upgrade(oneshot::Sender<Result<String, Refused>>),
 }
 
-/// Why a reload was not done.
+/// Why a reload or an upgrade was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
     #[error("the config has mistakes\n{0}")]
@@ -85,15 +87,16 @@ impl Admin {
         let path = request.uri.path();
         match (&request.method, path) {
             (&Method::POST, "/purge") => return self.purge(request.uri.query().unwrap_or_default()).await,
-            (&Method::POST, "/reload") => return self.reload().await,
+            (&Method::POST, "/reload") => return self.order(Order::Reload).await,
+            (&Method::POST, "/upgrade") => return self.order(Order::Upgrade).await,
             (&Method::POST, "/node") => return self.set_mode(request.uri.query().unwrap_or_default()),
             (&Method::GET | &Method::HEAD, "/node") => {
                 return text(405, "POST /node?pool=POOL&node=NODE&mode=accept, drain, reject or backup\n");
             }
             (&Method::GET | &Method::HEAD, "/purge") => return text(405, "POST /purge?path=/a/file, or ?prefix=/a/\n"),
-            (&Method::GET | &Method::HEAD, "/reload") => return text(405, "POST /reload\n"),
+            (&Method::GET | &Method::HEAD, "/reload" | "/upgrade") => return text(405, "POST, to have it done\n"),
             (&Method::GET | &Method::HEAD, _) => {}
-            _ => return text(405, "only GET and HEAD are served here, and POST /purge, /node and /reload\n"),
+            _ => return text(405, "only GET and HEAD are served here, and POST /purge, /node, /reload and /upgrade\n"),
         }
         match path {
             "/metrics" => {
@@ -114,9 +117,10 @@ impl Admin {
             "/healthz" => text(200, "ok\n"),
             "/readyz" if *self.stopping.borrow() => text(503, "stopping\n"),
             "/readyz" => text(200, "ready\n"),
-            "/" => {
-                text(200, "hopfall admin: /metrics /status /healthz /readyz, POST /purge, POST /node, POST /reload\n")
-            }
+            "/" => text(
+                200,
+                "hopfall admin: /metrics /status /healthz /readyz, POST /purge, POST /node, POST /reload, POST /upgrade\n",
+            ),
             _ => text(404, "no such page: /metrics /status /healthz /readyz\n"),
         }
     }
@@ -152,15 +156,15 @@ impl Admin {
         })
     }
 
-    async fn reload(&self) -> Response<Vec<u8>> {
+    async fn order(&self, order: fn(oneshot::Sender<Result<String, Refused>>) -> Order) -> Response<Vec<u8>> {
         let (reply, done) = oneshot::channel();
-        if self.orders.send(Order::Reload(reply)).await.is_err() {
+        if self.orders.send(order(reply)).await.is_err() {
             return text(503, "stopping\n");
         }
         match done.await {
             Ok(Ok(told)) => text(200, &format!("{told}\n")),
-            Ok(Err(refused @ Refused::Mistakes(_))) => text(422, &format!("not reloaded: {refused}\n")),
-            Ok(Err(refused)) => text(409, &format!("not reloaded: {refused}\n")),
+            Ok(Err(refused @ Refused::Mistakes(_))) => text(422, &format!("not done: {refused}\n")),
+            Ok(Err(refused)) => text(409, &format!("not done: {refused}\n")),
             Err(_) => text(503, "stopping\n"),
         }
     }

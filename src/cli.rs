@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Config, Level, Problems};
 use crate::import::{self, Import, Source, TlsFiles};
-use crate::server::{Server, Told};
+use crate::server::{Handed, Server, Told};
 
 /// A reverse proxy for storage nodes with lean disks: when a node answers 404, hopfall asks the next one
 /// that it has not asked yet, and at last S3. It cannot loop.
@@ -29,7 +29,7 @@ enum Command {
     /// Serve, as a config file says
     ///
     /// SIGTERM drains: no new connections, and requests under way may end. SIGINT stops at once. SIGHUP reads the config
-    /// file again.
+    /// file again. SIGUSR2 starts the program anew and hands over to it.
     Run {
         /// The config file (YAML)
         #[arg(short, long, value_name = "FILE")]
@@ -63,6 +63,15 @@ enum Command {
         /// The longest wait for the answer
         #[arg(long, value_name = "TIME", default_value = "2s", value_parser = humantime::parse_duration)]
         timeout: Duration,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+    /// Have a running hopfall start its program anew, and hand over to it
+    ///
+    /// Asks the admin listener of the config file. The new process takes the sockets over, so that no connection is
+    /// refused; the old one answers what is asked on the connections that it has, and ends. If the new one does not come to
+    /// serve, nothing has changed.
+    Upgrade {
         #[command(flatten)]
         admin: AdminArgs,
     },
@@ -151,6 +160,7 @@ impl Cli {
             Command::Run { config, watch } => run(&config, watch),
             Command::Reload { admin } => ask(&admin, "POST", "reload", &[], RELOAD_PATIENCE),
             Command::Check { config } => check(&config),
+            Command::Upgrade { admin } => ask(&admin, "POST", "upgrade", &[], RELOAD_PATIENCE),
             Command::Healthcheck { live, timeout, admin } => {
                 ask(&admin, "GET", if live { "healthz" } else { "readyz" }, &[], timeout)
             }
@@ -202,12 +212,22 @@ fn refuse(problems: &Problems) -> ExitCode {
 }
 
 fn run(path: &Path, watch: bool) -> ExitCode {
+    let handed = match Handed::receive() {
+        Ok(handed) => handed,
+        Err(error) => {
+            eprintln!("hopfall: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
     let config = match Config::load(path) {
         Ok(config) => config,
-        Err(problems) => return refuse(&problems),
+        Err(problems) => {
+            handed.failed(&format!("the config has mistakes\n{problems}"));
+            return refuse(&problems);
+        }
     };
     log_to_stderr(config.log_level);
-    match serve(config, path.to_owned(), watch) {
+    match serve(config, path.to_owned(), watch, handed) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("{error:#}");
@@ -351,14 +371,15 @@ fn write_new(out: Option<&Path>, text: &str) -> anyhow::Result<()> {
     file.write_all(text.as_bytes()).with_context(|| format!("{name}: cannot be written"))
 }
 
-fn serve(config: Config, file: PathBuf, watch: bool) -> anyhow::Result<()> {
+fn serve(config: Config, file: PathBuf, watch: bool, handed: Handed) -> anyhow::Result<()> {
     raise_file_limit(&config);
     let runtime = runtime(config.threads)?;
     let served = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
-        let mut server = Server::start(config, Some(file)).await?;
+        let mut upgrade = signal(SignalKind::user_defined2())?;
+        let mut server = Server::start(config, Some(file), handed).await?;
         if watch {
             server.watch()?;
         }
@@ -368,6 +389,7 @@ fn serve(config: Config, file: PathBuf, watch: bool) -> anyhow::Result<()> {
                     _ = terminate.recv() => Told::Drain,
                     _ = interrupt.recv() => Told::StopNow,
                     _ = hangup.recv() => Told::Reload,
+                    _ = upgrade.recv() => Told::Upgrade,
                 }
             })
             .await;

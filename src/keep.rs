@@ -24,6 +24,14 @@ pub fn restore(map: &mut Map, path: &Path, targets: &[String]) {
     }
 }
 
+/// Reads in what the process before this one had.
+pub fn take_over(map: &mut Map, bytes: &[u8], targets: &[String]) {
+    match map.restore(bytes, targets, unix_now()) {
+        Ok(count) => info!("the location map knows {count} paths from the process before"),
+        Err(error) => warn!("the location map of the process before is ignored: {error}"),
+    }
+}
+
 /// Writes the map beside its place, then over it, so that the file is whole at any moment.
 pub fn save(chain: &Chain) {
     let Some((map, path)) = file_of(chain) else { return };

@@ -37,11 +37,13 @@ pub enum Caller<'a> {
 impl Snapshot {
     /// `before` is the snapshot that this one follows. What was learned of nodes that are still there is shared with it:
     /// health and modes, who sticks where, and the location map. `now` is in the map's time.
-    pub fn new(config: Config, metrics: &Metrics, before: Option<&Snapshot>, now: UnixTime) -> Self {
-        let identity = match before.filter(|before| before.config.identity == config.identity) {
-            Some(before) => before.identity.clone(),
-            None => Snapshot::identify(&config),
-        };
+    pub fn new(
+        config: Config,
+        identity: Identity,
+        metrics: &Metrics,
+        before: Option<&Snapshot>,
+        now: UnixTime,
+    ) -> Self {
         let pool = |pool: &config::Pool| {
             let before = before.and_then(|before| before.pools.iter().find(|own| own.name() == pool.name));
             Pool::new(pool, &identity, metrics, before)
@@ -77,12 +79,13 @@ impl Snapshot {
         }
     }
 
-    fn identify(config: &Config) -> Identity {
-        let name = config.identity.name.clone().unwrap_or_else(|| format!("hopfall-{:08x}", rand::random::<u32>()));
-        match &config.identity.mark_key {
-            Some(key) => Identity::new(&name, key.expose().as_bytes()),
-            None => Identity::new(&name, &rand::random::<[u8; 32]>()),
-        }
+    /// Pool, node and mode of each node that an operator has given another mode than the config has.
+    pub fn modes_said(&self) -> Vec<[String; 3]> {
+        let nodes =
+            self.pools.iter().flat_map(|pool| pool.config.nodes.iter().zip(&pool.nodes).map(move |both| (pool, both)));
+        let said = nodes.filter(|(_, (config, node))| config.mode != node.mode());
+        said.map(|(pool, (_, node))| [pool.name().to_owned(), node.name.clone(), node.mode().as_str().to_owned()])
+            .collect()
     }
 
     /// Time since the process began to serve; the clock of all health.

@@ -63,6 +63,11 @@ impl Identity {
         &self.name
     }
 
+    /// The key of the mark. Secret.
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
     /// Reads the hops of a request that came in.
     ///
     /// Our name is looked for anywhere, as a token among bytes: nobody's unclosed comment or quoted string

@@ -157,7 +157,7 @@ impl Edge {
 
 /// Accepts until the listener is left. Each connection is carried by the edge that is there when it comes; those under way
 /// go on.
-pub async fn accept(socket: TcpListener, mut edge: watch::Receiver<Arc<Edge>>, ends: Ends) {
+pub async fn accept(socket: Arc<TcpListener>, mut edge: watch::Receiver<Arc<Edge>>, ends: Ends) {
     let mut leaving = ends.leaving.clone();
     let left = async { leaving.wait_for(|leaving| *leaving).await.map(|_| ()) };
     tokio::pin!(left);

@@ -63,6 +63,14 @@ impl Bill {
         self.cost_today.set(dollars(day.spent(unix_now())));
     }
 
+    /// Takes over what another process has spent on this day, and counts as its own.
+    pub fn spent_elsewhere(&self, nanodollars: u64) {
+        let now = unix_now();
+        let mut day = self.day.lock().unwrap_or_else(PoisonError::into_inner);
+        day.spend(nanodollars, now);
+        self.cost_today.set(dollars(day.spent(now)));
+    }
+
     fn pay(&self, nanodollars: u64) {
         if nanodollars == 0 {
             return;

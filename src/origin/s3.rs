@@ -104,6 +104,16 @@ impl S3Origin {
         self.bill.measure();
     }
 
+    /// The same in nanodollars.
+    pub fn spent_today_exactly(&self) -> u64 {
+        self.bill.spent_today()
+    }
+
+    /// Takes over what another process has spent on this day.
+    pub fn spent_elsewhere(&self, nanodollars: u64) {
+        self.bill.spent_elsewhere(nanodollars);
+    }
+
     /// Its connections, and their bounds.
     pub fn upstream(&self) -> &Upstream {
         &self.upstream

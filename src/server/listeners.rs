@@ -1,6 +1,7 @@
 //! The listeners that run: their sockets outlive the configs that name them.
 
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::handover::Socket;
 use crate::access_log::AccessLog;
 use crate::admission::Admission;
 use crate::chain::Chain;
@@ -40,6 +42,8 @@ pub struct Listeners {
 struct Running {
     config: Listener,
     address: SocketAddr,
+    /// Closed when nobody accepts any more.
+    socket: Weak<TcpListener>,
     site: Site,
     /// Which connections are taken.
     admission: Arc<ArcSwapOption<Admission>>,
@@ -119,18 +123,19 @@ impl Listeners {
         self.running.iter().map(|running| running.address).collect()
     }
 
-    /// Binds and reads what `config` needs that is not there. Nothing that runs is touched.
+    /// Binds and reads what `config` needs that is not there; sockets that were `handed` over are taken first. Nothing that
+    /// runs is touched.
     ///
     /// # Errors
     /// When an address is taken, or a certificate is unusable.
-    pub async fn prepare(&self, config: &Config) -> anyhow::Result<Vec<Prepared>> {
+    pub async fn prepare(&self, config: &Config, handed: &mut Vec<Socket>) -> anyhow::Result<Vec<Prepared>> {
         let mut prepared = Vec::new();
         for listener in &config.listeners {
             let known = self.running.iter().find(|running| is_same_place(&running.config, listener));
             let name = || format!("listener `{}`", listener.name);
             let socket = match known {
                 Some(_) => None,
-                None => Some(listen(listener.address).await.with_context(name)?),
+                None => Some(listen(&listener.name, listener.address, handed).with_context(name)?),
             };
             let wanted = listener.tls.as_ref().filter(|_| listener.protocol == Protocol::Https);
             let has = |tls: &Tls| known.is_some_and(|known| known.certificates.is_some() && known.has_files_of(tls));
@@ -208,8 +213,10 @@ impl Listeners {
         let made = self.edge(&listener, &site, &admission, certificates.as_ref())?;
         let (edge, edges) = watch::channel(Arc::new(made));
         let ends = Ending::new();
+        let socket = Arc::new(socket);
+        let weak = Arc::downgrade(&socket);
         self.tasks.spawn(edge::accept(socket, edges, ends.ends()));
-        Ok(Running { config: listener, address, site, admission, edge, certificates, ends })
+        Ok(Running { config: listener, address, socket: weak, site, admission, edge, certificates, ends })
     }
 
     /// Takes connections from here on as the listener's throttle says.
@@ -227,7 +234,7 @@ impl Listeners {
         chain: &Arc<Chain>,
         access_log: &Arc<AccessLog>,
     ) -> anyhow::Result<Running> {
-        let Running { config, address, site, admission, edge, certificates: had, ends } = running;
+        let Running { config, address, socket, site, admission, edge, certificates: had, ends } = running;
         self.admit(&admission, &listener, chain);
         let site = site.changed(&listener, chain, access_log);
         let same = certificates.is_none() && has_same_edge(&config, &listener);
@@ -236,7 +243,7 @@ impl Listeners {
             let made = Arc::new(self.edge(&listener, &site, &admission, certificates.as_ref())?);
             self.retired.push(Arc::downgrade(&edge.send_replace(made)));
         }
-        Ok(Running { config: listener, address, site, admission, edge, certificates, ends })
+        Ok(Running { config: listener, address, socket, site, admission, edge, certificates, ends })
     }
 
     fn edge(
@@ -270,6 +277,20 @@ impl Listeners {
             }
         };
         Ok(edge.behind(listener.proxies.clone(), listener.header_timeout).admitting(admission.clone()))
+    }
+
+    /// A handle of each socket that accepts, with the listener's name and its address in the config.
+    ///
+    /// # Errors
+    /// When there can be no more open files.
+    pub fn sockets(&self) -> std::io::Result<Vec<(String, SocketAddr, OwnedFd)>> {
+        let accepting = self.running.iter().filter_map(|running| Some((running, running.socket.upgrade()?)));
+        accepting
+            .map(|(running, socket)| {
+                let Listener { name, address, .. } = &running.config;
+                Ok((name.clone(), *address, socket.as_fd().try_clone_to_owned()?))
+            })
+            .collect()
     }
 
     /// Accepts no more. What is asked on the connections that are there is still answered.
@@ -386,11 +407,15 @@ fn http_app(front: Front, listener: &Listener) -> HttpProxy<Front> {
     proxy
 }
 
-/// A socket that clients can connect to.
+/// A socket that clients can connect to: the one that was `handed` over for this listener, or a new one.
 ///
 /// # Errors
 /// When the address is taken, or is not this machine's.
-pub async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+pub fn listen(name: &str, address: SocketAddr, handed: &mut Vec<Socket>) -> anyhow::Result<TcpListener> {
+    if let Some(socket) = Socket::take(handed, name, address) {
+        socket.set_nonblocking(true)?;
+        return Ok(TcpListener::from_std(socket)?);
+    }
     let socket = if address.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
     // A restart must not wait for the old connections' TIME_WAIT.
     socket.set_reuseaddr(true)?;

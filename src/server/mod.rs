@@ -1,19 +1,24 @@
 //! Assembly: from a config to running listeners, from one config to the next, and the ways to stop.
 
+mod activation;
+mod handover;
 mod listeners;
+mod notify;
 mod reload;
+mod upgrade;
 mod watch;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use log::{info, warn};
 use pingora::apps::http_app::HttpServer;
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::sync::watch as watched;
 use tokio::task::JoinSet;
@@ -21,12 +26,15 @@ use tokio::task::JoinSet;
 use crate::access_log::AccessLog;
 use crate::admin::{Admin, Order, Reloads};
 use crate::chain::{Chain, unix_now};
-use crate::config::Config;
+use crate::config::{Config, Mode};
 use crate::edge::{self, Edge, Ends, Http, Limits};
 use crate::keep;
 use crate::metrics::Metrics;
 use crate::probe;
 use crate::snapshot::Snapshot;
+use crate::units::Scalar;
+use crate::via::Identity;
+use handover::{Received, Reply, Socket, State, Word};
 use listeners::{Listeners, listen};
 
 /// A process's worth of hopfall, bound and serving.
@@ -52,7 +60,49 @@ struct AdminListener {
     /// As the config has it.
     wanted: SocketAddr,
     address: SocketAddr,
-    _accepting: JoinSet<()>,
+    socket: Weak<TcpListener>,
+    edge: Arc<Edge>,
+    accepting: JoinSet<()>,
+}
+
+impl AdminListener {
+    /// Accepts no more, and waits until the last answer has gone out.
+    async fn close(mut self) {
+        self.accepting.shutdown().await;
+        self.edge.drained().await;
+    }
+}
+
+/// What a process takes over from the one before it, or from the service manager.
+#[derive(Default)]
+pub struct Handed {
+    sockets: Vec<Socket>,
+    state: Option<State>,
+    location: Vec<u8>,
+    reply: Option<Reply>,
+}
+
+impl Handed {
+    /// To be called before any thread is started.
+    ///
+    /// # Errors
+    /// When something is announced and does not come.
+    pub fn receive() -> anyhow::Result<Handed> {
+        upgrade::remember_program();
+        match handover::receive()? {
+            Some(Received { state, sockets, location, reply }) => {
+                Ok(Handed { sockets, state: Some(state), location, reply: Some(reply) })
+            }
+            None => Ok(Handed { sockets: activation::sockets()?, ..Handed::default() }),
+        }
+    }
+
+    /// Tells the process before this one why it has to go on.
+    pub fn failed(self, why: &str) {
+        if let Some(reply) = self.reply {
+            reply.say(&Word::Failed(why.to_owned()));
+        }
+    }
 }
 
 /// What a process is told to do.
@@ -64,6 +114,8 @@ pub enum Told {
     StopNow,
     /// Read the config again.
     Reload,
+    /// Start the program anew, and hand over to it.
+    Upgrade,
 }
 
 impl Server {
@@ -72,18 +124,52 @@ impl Server {
     ///
     /// # Errors
     /// When an address is taken, a certificate is unusable, or the access log cannot be opened.
-    pub async fn start(config: Config, file: Option<PathBuf>) -> anyhow::Result<Self> {
+    pub async fn start(config: Config, file: Option<PathBuf>, handed: Handed) -> anyhow::Result<Self> {
+        let Handed { mut sockets, state, location, reply } = handed;
+        match Server::start_with(config, file, &mut sockets, state.as_ref(), &location).await {
+            Ok(mut server) => {
+                for unused in sockets {
+                    warn!("the socket of {} was handed over, and no listener of the config is for it", unused.address);
+                }
+                if let Some(reply) = reply {
+                    reply.say(&Word::Serves);
+                    handover::close_stdin();
+                }
+                notify::ready();
+                notify::keep_alive(&mut server.watching);
+                Ok(server)
+            }
+            Err(error) => {
+                if let Some(reply) = reply {
+                    reply.say(&Word::Failed(format!("{error:#}")));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn start_with(
+        config: Config,
+        file: Option<PathBuf>,
+        handed: &mut Vec<Socket>,
+        state: Option<&State>,
+        location: &[u8],
+    ) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::new()?);
         let log = AccessLog::open(config.access_format, config.access_path.as_deref(), metrics.log_dropped.clone())?;
         let access_log = Arc::new(log);
         let mut listeners = Listeners::new(metrics.clone());
-        let prepared = listeners.prepare(&config).await?;
+        let prepared = listeners.prepare(&config, handed).await?;
         let admin = match config.admin {
-            Some(address) => Some((address, listen(address).await.context("the admin listener")?)),
+            Some(address) => Some((address, listen("", address, handed).context("the admin listener")?)),
             None => None,
         };
         let patience = config.shutdown_timeout;
-        let chain = Arc::new(chain(config, &metrics, None));
+        let identity = identity(&config, state);
+        let chain = Arc::new(chain(config, identity, &metrics, None, location));
+        if let Some(state) = state {
+            take_over(&chain, state);
+        }
         listeners.serve(prepared, &chain, &access_log, patience)?;
         let probes = probe::start(&chain);
         let (order, orders) = mpsc::channel(ORDERS);
@@ -126,7 +212,7 @@ impl Server {
         self.admin.as_ref().map(|admin| admin.address)
     }
 
-    fn serve_admin(&self, wanted: SocketAddr, socket: tokio::net::TcpListener) -> anyhow::Result<AdminListener> {
+    fn serve_admin(&self, wanted: SocketAddr, socket: TcpListener) -> anyhow::Result<AdminListener> {
         let address = socket.local_addr()?;
         info!("admin listens on {address}");
         let app = HttpServer::new_app(Admin {
@@ -137,14 +223,17 @@ impl Server {
         });
         let http = Http::new("admin", app, None, ADMIN_LIMITS, &self.metrics);
         let edge = Arc::new(Edge::new("admin", http, ADMIN_CONNECTIONS, &self.metrics));
+        let socket = Arc::new(socket);
+        let weak = Arc::downgrade(&socket);
         let mut accepting = JoinSet::new();
+        let serving = edge.clone();
         accepting.spawn(async move {
             // The admin listener goes on while requests drain, to tell that they do.
-            let (_edge, edges) = watched::channel(edge);
+            let (_edge, edges) = watched::channel(serving);
             let never = watched::Sender::new(false);
             edge::accept(socket, edges, Ends { leaving: never.subscribe(), stopping: never.subscribe() }).await;
         });
-        Ok(AdminListener { wanted, address, _accepting: accepting })
+        Ok(AdminListener { wanted, address, socket: weak, edge, accepting })
     }
 
     /// Serves until `told` says how to stop. While draining, a second word from `told` ends it at once.
@@ -154,11 +243,16 @@ impl Server {
                 let mut word = pin!(told());
                 loop {
                     tokio::select! {
-                        word = &mut word => break word,
-                        Some(order) = self.orders.recv() => self.obey(order).await,
+                        word = &mut word => break Some(word),
+                        Some(order) = self.orders.recv() => {
+                            if self.obey(order).await == Left::Yes {
+                                break None;
+                            }
+                        }
                     }
                 }
             };
+            let Some(word) = word else { return self.leave(told).await };
             match word {
                 Told::Drain => break,
                 Told::StopNow => {
@@ -166,28 +260,38 @@ impl Server {
                     return self.end();
                 }
                 Told::Reload => drop(self.reload().await),
+                Told::Upgrade => {
+                    if self.upgrade().await.is_ok() {
+                        return self.leave(told).await;
+                    }
+                }
             }
         }
         let patience = self.running.load().snapshot.config.shutdown_timeout;
         info!("draining: no new connections, requests under way have {patience:?}");
+        notify::stopping();
         self.stopping.send_replace(true);
         self.listeners.stop();
         tokio::select! {
             () = self.listeners.drained() => info!("drained"),
             () = tokio::time::sleep(patience) => warn!("requests were still under way after {patience:?}"),
-            () = async { while told().await == Told::Reload {} } => warn!("asked again: stopping at once"),
+            () = async { while !matches!(told().await, Told::Drain | Told::StopNow) {} } => warn!("asked again: stopping at once"),
         }
         self.end();
     }
 
-    async fn obey(&mut self, order: Order) {
-        match order {
-            Order::Reload(reply) => {
-                let told = self.reload().await;
-                // Who asked may have left.
-                let _ = reply.send(told);
+    async fn obey(&mut self, order: Order) -> Left {
+        let (told, left, reply) = match order {
+            Order::Reload(reply) => (self.reload().await, Left::No, reply),
+            Order::Upgrade(reply) => {
+                let told = self.upgrade().await;
+                let left = if told.is_ok() { Left::Yes } else { Left::No };
+                (told, left, reply)
             }
-        }
+        };
+        // Who asked may have gone.
+        let _ = reply.send(told);
+        left
     }
 
     fn end(&self) {
@@ -196,15 +300,63 @@ impl Server {
     }
 }
 
-/// All that requests are served from under `config`, with what `before` knows.
-fn chain(config: Config, metrics: &Arc<Metrics>, before: Option<&Chain>) -> Chain {
+/// Whether another process has taken over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    Yes,
+    No,
+}
+
+/// Who this process is to other proxies: what the config says, else what the process before was, else by chance.
+fn identity(config: &Config, state: Option<&State>) -> Identity {
+    let named = config.identity.name.clone().or_else(|| state.map(|state| state.name.clone()));
+    let name = named.unwrap_or_else(|| format!("hopfall-{:08x}", rand::random::<u32>()));
+    match (&config.identity.mark_key, state) {
+        (Some(key), _) => Identity::new(&name, key.expose().as_bytes()),
+        (None, Some(state)) => Identity::new(&name, &state.key),
+        (None, None) => Identity::new(&name, &rand::random::<[u8; 32]>()),
+    }
+}
+
+/// Takes in what the process before knew.
+fn take_over(chain: &Chain, state: &State) {
+    let snapshot = &chain.snapshot;
+    for [pool, node, mode] in &state.modes {
+        let pool = snapshot.pools.iter().find(|own| own.name() == pool);
+        let node = pool.and_then(|pool| pool.nodes.iter().find(|own| own.name == *node));
+        if let (Some(node), Ok(mode)) = (node, Mode::parse(mode)) {
+            node.set_mode(mode);
+        }
+    }
+    for (name, spent) in &state.spent {
+        if let Some(store) = chain.stores.values().find(|store| store.s3.config.name == *name) {
+            store.s3.spent_elsewhere(*spent);
+        }
+    }
+}
+
+/// All that requests are served from under `config`, with what `before` knows; else with the location map that was handed
+/// over, or that is in a file.
+fn chain(
+    config: Config,
+    identity: Identity,
+    metrics: &Arc<Metrics>,
+    before: Option<&Chain>,
+    handed_map: &[u8],
+) -> Chain {
     let known = before.map(|before| before.snapshot.as_ref());
-    let mut snapshot = Snapshot::new(config, metrics, known, unix_now());
+    let mut snapshot = Snapshot::new(config, identity, metrics, known, unix_now());
     let targets = snapshot.config.target_names();
-    let fresh = known.is_none_or(|known| known.location.is_none());
     let file = snapshot.config.location.as_ref().and_then(|location| location.file.clone());
-    if let (true, Some(map), Some(file)) = (fresh, snapshot.location.as_mut().and_then(Arc::get_mut), file) {
-        keep::restore(map, &file, &targets);
+    // Nobody else has it yet, unless it is the one from before.
+    if let Some(map) = snapshot.location.as_mut().and_then(Arc::get_mut)
+        && known.is_none_or(|known| known.location.is_none())
+    {
+        match (handed_map, file) {
+            ([], Some(file)) => keep::restore(map, &file, &targets),
+            ([], None) => {}
+            (handed, _) => keep::take_over(map, handed, &targets),
+        }
     }
     Chain::new(Arc::new(snapshot), metrics.clone(), before)
 }

@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use log::{error, info, warn};
 
-use super::{Server, chain, listen};
+use super::{Server, chain, listen, notify};
 use crate::access_log::AccessLog;
 use crate::admin::Refused;
 use crate::config::Config;
@@ -22,6 +22,7 @@ impl Server {
     /// # Errors
     /// When the file has mistakes, or something that it names cannot be had. What runs is as it was.
     pub(super) async fn reload(&mut self) -> Result<String, Refused> {
+        notify::reloading();
         let done = self.try_reload().await;
         match &done {
             Ok(told) => {
@@ -35,6 +36,7 @@ impl Server {
                 self.reloads.note(SystemTime::now(), Err(refused.to_string()));
             }
         }
+        notify::ready();
         done
     }
 
@@ -56,10 +58,10 @@ impl Server {
         let kept = keep_what_must_stay(was, &mut config);
         let not_now = |error: anyhow::Error| Refused::NotNow(format!("{error:#}"));
 
-        let prepared = self.listeners.prepare(&config).await.map_err(not_now)?;
+        let prepared = self.listeners.prepare(&config, &mut Vec::new()).await.map_err(not_now)?;
         let admin = match config.admin.filter(|wanted| Some(*wanted) != self.admin.as_ref().map(|own| own.wanted)) {
             Some(address) => {
-                let socket = listen(address).await.context("the admin listener").map_err(not_now)?;
+                let socket = listen("", address, &mut Vec::new()).context("the admin listener").map_err(not_now)?;
                 Some(self.serve_admin(address, socket).map_err(not_now)?)
             }
             None => None,
@@ -79,7 +81,7 @@ impl Server {
         // Carrying a large location map over takes its time.
         let made = tokio::task::spawn_blocking({
             let before = before.clone();
-            move || chain(config, &metrics, Some(&before))
+            move || chain(config, before.snapshot.identity.clone(), &metrics, Some(&before), &[])
         });
         let made = Arc::new(made.await.map_err(|error| Refused::NotNow(error.to_string()))?);
         self.listeners.serve(prepared, &made, &access_log, patience).map_err(not_now)?;

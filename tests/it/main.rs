@@ -35,3 +35,4 @@ mod store;
 mod tcp;
 mod throttle;
 mod tls;
+mod upgrade;

@@ -3,8 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::client::Client;
 use crate::support::fleet::Fleet;
@@ -235,44 +234,4 @@ fn a_watched_file_is_read_when_it_changes_and_links_are_followed() {
     fs::rename(folder.join("..new"), folder.join("..data")).unwrap();
     hopfall.wait_for_log("config 3 is in force");
     assert_eq!(status(&hopfall)["pools"][0]["nodes"][0]["name"], "fourth");
-}
-
-#[test]
-fn ten_reloads_under_load_fail_no_request() {
-    let node = Nginx::with_files(&[("cat.jpg", b"meow")]);
-    let other = Nginx::with_files(&[("dog.jpg", b"woof")]);
-    let fleet = |names: [&str; 2]| Fleet::new().node(names[0], node.addr()).node(names[1], other.addr());
-    let mut hopfall = fleet(["a", "b"]).start();
-    let stop = Arc::new(AtomicBool::new(false));
-    let served = Arc::new(AtomicUsize::new(0));
-    let clients: Vec<_> = (0..4)
-        .map(|i| {
-            let (stop, served, web) = (stop.clone(), served.clone(), hopfall.web());
-            thread::spawn(move || {
-                let mut client = Client::connect(web);
-                while !stop.load(Ordering::Relaxed) {
-                    // Half of them on connections that last, half on new ones.
-                    if i % 2 == 0 {
-                        client = Client::connect(web);
-                    }
-                    let answer = client.request("GET", "/dog.jpg", &[]).response();
-                    assert_eq!((answer.status, answer.text().as_str(), answer.complete), (200, "woof", true));
-                    served.fetch_add(1, Ordering::Relaxed);
-                }
-            })
-        })
-        .collect();
-    for i in 0..10 {
-        let before = served.load(Ordering::Relaxed);
-        wait_until("requests go on", PATIENCE, || served.load(Ordering::Relaxed) > before + 50);
-        // Connection bounds, names, weights, routes: each time something else.
-        let listener = format!("requests_per_connection: {}", 1_000_000 + i);
-        let names = if i % 2 == 0 { ["a", "b"] } else { ["c", "d"] };
-        hopfall.rewrite(&fleet(names).listener(&listener).yaml());
-        reload(&hopfall);
-    }
-    stop.store(true, Ordering::Relaxed);
-    for client in clients {
-        client.join().expect("no request failed");
-    }
 }

@@ -13,7 +13,7 @@ use super::metrics::Metrics;
 use super::process::{self, Process, Ran};
 use super::{ports, wait};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_hopfall");
+pub const BINARY: &str = env!("CARGO_BIN_EXE_hopfall");
 
 pub struct Hopfall {
     process: Process,

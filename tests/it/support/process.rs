@@ -37,9 +37,15 @@ pub fn run(command: &mut Command, timeout: Duration) -> Ran {
 impl Process {
     #[track_caller]
     pub fn spawn(command: &mut Command) -> Process {
+        Process::spawn_on(command, Stdio::null())
+    }
+
+    /// The same, on a standard input of the test's.
+    #[track_caller]
+    pub fn spawn_on(command: &mut Command, stdin: Stdio) -> Process {
         let name = command.get_program().to_string_lossy().into_owned();
         let mut child = command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
