@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use log::warn;
 use prometheus::IntCounter;
 
-use crate::config::{Listener, Serves};
+use crate::config::{Clients, Listener, Serves};
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
 use crate::throttle::{Rate, Throttle};
@@ -26,6 +26,8 @@ pub struct Admission {
     exempt: Vec<Network>,
     /// Whose nodes are never refused.
     nodes: Option<Arc<Snapshot>>,
+    /// How messages name them.
+    clients: Clients,
     refused: IntCounter,
 }
 
@@ -89,6 +91,7 @@ impl Admission {
             kept: kept.cloned().unwrap_or_else(fresh),
             exempt: listener.throttle.exempt.clone(),
             nodes: matches!(listener.serves, Serves::Routes(_)).then(|| snapshot.clone()),
+            clients: snapshot.config.log.clients,
             refused: metrics.throttled.with_label_values(&[listener.name.as_str(), kind.as_str()]),
         }
     }
@@ -122,6 +125,7 @@ impl Admission {
         };
         if now >= until && mine(until) {
             let (listener, kind, count) = (&self.listener, self.kind.as_str(), self.refused.get());
+            let client = self.clients.address(client);
             warn!("{listener}: `throttle` refuses {kind}s: {count} since the start, the last one of {client}");
         }
     }

@@ -4,15 +4,16 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use clap::{Parser, Subcommand};
-use log::{LevelFilter, error, warn};
+use log::{error, warn};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::{Config, Level, Problems};
+use crate::config::{Config, Destination, Problems};
 use crate::import::{self, Import, Source, TlsFiles};
+use crate::messages::Messages;
 use crate::server::{Handed, Server, Told};
 
 /// A reverse proxy for storage nodes with lean disks: when a node answers 404, hopfall asks the next one
@@ -29,7 +30,7 @@ enum Command {
     /// Serve, as a config file says
     ///
     /// SIGTERM drains: no new connections, and requests under way may end. SIGINT stops at once. SIGHUP reads the config
-    /// file again. SIGUSR2 starts the program anew and hands over to it.
+    /// file again. SIGUSR1 opens the files of the logs anew. SIGUSR2 starts the program anew and hands over to it.
     Run {
         /// The config file (YAML)
         #[arg(short, long, value_name = "FILE")]
@@ -226,11 +227,17 @@ fn run(path: &Path, watch: bool) -> ExitCode {
             return refuse(&problems);
         }
     };
-    log_to_stderr(config.log_level);
-    match serve(config, path.to_owned(), watch, handed) {
+    let elsewhere = config.log.messages.to != Destination::Standard;
+    let served = Messages::start(&config.log).and_then(|messages| {
+        serve(config, path.to_owned(), watch, handed, &messages).inspect_err(|error| error!("{error:#}"))
+    });
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            error!("{error:#}");
+            // Who started it may not know of the log that has it.
+            if elsewhere {
+                eprintln!("hopfall: {error:#}");
+            }
             ExitCode::FAILURE
         }
     }
@@ -371,13 +378,14 @@ fn write_new(out: Option<&Path>, text: &str) -> anyhow::Result<()> {
     file.write_all(text.as_bytes()).with_context(|| format!("{name}: cannot be written"))
 }
 
-fn serve(config: Config, file: PathBuf, watch: bool, handed: Handed) -> anyhow::Result<()> {
+fn serve(config: Config, file: PathBuf, watch: bool, handed: Handed, messages: &Messages) -> anyhow::Result<()> {
     raise_file_limit(&config);
     let runtime = runtime(config.threads)?;
     let served = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
+        let mut reopen = signal(SignalKind::user_defined1())?;
         let mut upgrade = signal(SignalKind::user_defined2())?;
         let mut server = Server::start(config, Some(file), handed).await?;
         if watch {
@@ -390,6 +398,10 @@ fn serve(config: Config, file: PathBuf, watch: bool, handed: Handed) -> anyhow::
                     _ = interrupt.recv() => Told::StopNow,
                     _ = hangup.recv() => Told::Reload,
                     _ = upgrade.recv() => Told::Upgrade,
+                    _ = reopen.recv() => {
+                        messages.reopen();
+                        Told::ReopenLogs
+                    }
                 }
             })
             .await;
@@ -420,28 +432,4 @@ pub fn runtime(threads: usize) -> anyhow::Result<tokio::runtime::Runtime> {
         builder.worker_threads(threads);
     }
     Ok(builder.enable_all().thread_name("hopfall").build()?)
-}
-
-/// Sends the log to standard error: severity, time, message.
-pub fn log_to_stderr(level: Level) {
-    let level = match level {
-        Level::Error => LevelFilter::Error,
-        Level::Warn => LevelFilter::Warn,
-        Level::Info => LevelFilter::Info,
-        Level::Debug => LevelFilter::Debug,
-        Level::Trace => LevelFilter::Trace,
-    };
-    let mut builder = env_logger::Builder::new();
-    // Pingora logs each client's mistakes as errors of its own; they are in the access log.
-    builder
-        .filter_level(level.min(LevelFilter::Warn))
-        .filter_module("hopfall", level)
-        .filter_module("pingora_proxy", LevelFilter::Off);
-    builder.filter_module("pingora_core", level.min(LevelFilter::Error));
-    builder.format(|out, record| {
-        let time = jiff::Timestamp::try_from(SystemTime::now()).unwrap_or_default();
-        writeln!(out, "{time:.3} {:<5} {}", record.level(), record.args())
-    });
-    // A second call, in a test, keeps the first one's settings.
-    let _ = builder.try_init();
 }

@@ -29,9 +29,9 @@
 //! | 0 words | [`units`], [`hop`] |
 //! | 1 decisions, pure | [`absence`], [`conditional`], [`fallback`], [`framing`], [`freshness`], [`health`], [`headers`], [`hedge`], [`location`], [`proxy_protocol`], [`routing`], [`s3`], [`shape`], [`throttle`], [`trip`], [`via`] |
 //! | 2 config, and what knows no product | [`config`], [`disk`], [`flight`] |
-//! | 3 shared | [`metrics`], [`pool`], [`snapshot`] |
+//! | 3 shared | [`metrics`], [`pool`], [`snapshot`], [`syslog`] |
 //! | 4 origins, and who may ask them | [`origin`], [`admission`] |
-//! | 5 adapters | [`chain`], [`probe`], [`keep`], [`access_log`], [`edge`], [`tls`], [`admin`], [`tcp`] |
+//! | 5 adapters | [`chain`], [`probe`], [`keep`], [`messages`], [`access_log`], [`edge`], [`tls`], [`admin`], [`tcp`] |
 //! | 6 front | [`proxy`] |
 //! | 7 assembly | [`server`], [`cli`], [`import`], `demo`, `main` |
 //!
@@ -73,6 +73,7 @@ pub mod hop;
 pub mod import;
 pub mod keep;
 pub mod location;
+pub mod messages;
 pub mod metrics;
 pub mod origin;
 pub mod pool;
@@ -84,6 +85,7 @@ pub mod s3;
 pub mod server;
 pub mod shape;
 pub mod snapshot;
+pub mod syslog;
 pub mod tcp;
 pub mod throttle;
 pub mod tls;

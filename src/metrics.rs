@@ -425,7 +425,7 @@ impl Metrics {
                 &registry,
                 IntCounter::new(
                     name("access_log_dropped_total"),
-                    "Access log lines dropped because the log could not keep up. From the start.",
+                    "Access log lines dropped because the log could not keep up or could not be written. From the start.",
                 )?,
             )?,
             certificate_reloads: counters(

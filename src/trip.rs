@@ -109,6 +109,24 @@ impl Trip {
         })
     }
 
+    /// Whether something went wrong, so that a log must not leave this request out. `status` is the one sent, 0 if none
+    /// was. A target that failed counts even where the next one had the file; one that was only busy does not, since a
+    /// busy day is not to make the log longer.
+    pub fn went_wrong(&self, status: u16) -> bool {
+        let failed = |attempt: &Attempt| {
+            matches!(
+                attempt.outcome,
+                Outcome::Error(_) | Outcome::Down(_) | Outcome::Broken(_) | Outcome::Misconfigured(_)
+            )
+        };
+        !(100..400).contains(&status)
+            || self.failure.is_some()
+            || self.misshapen.is_some()
+            || self.looped_by.is_some()
+            || self.aborted.is_some()
+            || self.attempts.iter().any(failed)
+    }
+
     /// The value of `Server-Timing` (W3C): one metric a hop. Names of targets are for trusted eyes.
     pub fn server_timing(&self, names: bool) -> Option<String> {
         let mut text = String::new();
@@ -150,6 +168,7 @@ fn token(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fallback::Busy;
 
     fn trip() -> Trip {
         let attempt = |target: &str, outcome, ms| Attempt {
@@ -171,6 +190,43 @@ mod tests {
     #[test]
     fn a_trip_is_told_hop_by_hop() {
         assert_eq!(trip().hops().to_string(), "taiga:404:3ms a b:connection_refused:0ms chitoge:200:5ms");
+    }
+
+    #[test]
+    fn what_went_wrong_is_told_from_what_went_well() {
+        let attempts = |outcomes: &[Outcome]| {
+            let attempt = |outcome: &Outcome| Attempt {
+                target: "a".into(),
+                pool: "p".into(),
+                outcome: *outcome,
+                took: Duration::ZERO,
+            };
+            Trip { attempts: outcomes.iter().map(attempt).collect(), ..Trip::default() }
+        };
+        let found = Outcome::Found(200);
+        let cases = [
+            ("found", 200, attempts(&[found]), false),
+            ("found at the second", 200, attempts(&[Outcome::Absent(404), found]), false),
+            ("not modified", 304, attempts(&[Outcome::Found(304)]), false),
+            ("switched to a WebSocket", 101, attempts(&[Outcome::Found(101)]), false),
+            ("a redirect of our own", 308, Trip::default(), false),
+            ("one was full", 200, attempts(&[Outcome::Busy(Busy::Full), found]), false),
+            ("one was left for a faster one", 200, attempts(&[Outcome::Dropped, found]), false),
+            ("absent", 404, attempts(&[Outcome::Absent(404)]), true),
+            ("no answer", 0, attempts(&[]), true),
+            ("a node's own error", 500, attempts(&[Outcome::Found(500)]), true),
+            ("one failed", 200, attempts(&[Outcome::Error(500), found]), true),
+            ("one is down", 200, attempts(&[Outcome::Down(Failure::ConnectionRefused), found]), true),
+            ("one broke", 200, attempts(&[Outcome::Broken(Failure::HttpResponseTimeout), found]), true),
+            ("a wrong key", 200, attempts(&[Outcome::Misconfigured(403), found]), true),
+            ("cut short", 200, Trip { aborted: Some("client"), ..attempts(&[found]) }, true),
+            ("looped", 200, Trip { looped_by: Some("taiga".into()), ..attempts(&[found]) }, true),
+            ("misshapen", 200, Trip { misshapen: Some("no Host"), ..Trip::default() }, true),
+            ("failed", 200, Trip { failure: Some(Failure::ProxyInternalError), ..attempts(&[found]) }, true),
+        ];
+        for (case, status, trip, wrong) in cases {
+            assert_eq!(trip.went_wrong(status), wrong, "{case}");
+        }
     }
 
     #[test]

@@ -140,6 +140,14 @@ pub fn client_network(address: IpAddr) -> IpAddr {
     }
 }
 
+/// A client's address without what tells it from its neighbours, as logs may keep it: /24 of IPv4, /48 of IPv6.
+pub fn truncated(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4((u32::from(address) & !0xff).into()),
+        IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 80 << 80).into()),
+    }
+}
+
 /// A status code that the config may name: 400 to 599.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Status(pub u16);
@@ -236,6 +244,20 @@ mod tests {
         }
         for bad in ["10.0.0.0/33", "10.0.0/8", "", "::/129", "x"] {
             assert!(Network::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_truncated_client_is_a_network() {
+        const CASES: &[(&str, &str)] = &[
+            ("198.51.100.255", "198.51.100.0"),
+            ("0.0.0.1", "0.0.0.0"),
+            ("::ffff:198.51.100.7", "198.51.100.0"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1::"),
+            ("::1", "::"),
+        ];
+        for (client, network) in CASES {
+            assert_eq!(truncated(client.parse().unwrap()).to_string(), *network, "{client}");
         }
     }
 

@@ -3,6 +3,7 @@
 //! A [`Config`] cannot be wrong: nothing in it is checked again after [`Config::load`].
 
 pub mod load;
+mod logging;
 pub mod model;
 mod resolve;
 
@@ -27,7 +28,11 @@ use crate::throttle::Rate;
 use crate::units::{HostPort, Network, StatusSet};
 
 pub use load::{Problem, Problems};
-pub use model::{AccessFormat, Addressing, Algorithm, Check, FromNodes, Level, Mode, OnDenied, Protocol, TlsProfile};
+pub use logging::{Access, Destination, Log, Output, Peer, Syslog};
+pub use model::{
+    AccessFormat, Addressing, Algorithm, Check, Clients, Facility, FromNodes, Level, Mode, OnDenied, Protocol,
+    TlsProfile,
+};
 
 /// Everything one generation of the process runs on.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,10 +41,7 @@ pub struct Config {
     pub threads: usize,
     pub shutdown_timeout: Duration,
     pub identity: Identity,
-    pub log_level: Level,
-    pub access_format: AccessFormat,
-    /// `None` is standard output.
-    pub access_path: Option<PathBuf>,
+    pub log: Log,
     pub admin: Option<SocketAddr>,
     pub location: Option<Location>,
     pub listeners: Vec<Listener>,

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
 use serde_saphyr::{Location as Place, Spanned};
 
+use super::logging::Destination;
 use crate::units::{Bytes, Dollars, HostPort, Network, Scalar, Status};
 
 /// The whole file.
@@ -62,8 +63,16 @@ pub struct Identity {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Log {
-    /// Least severe message that goes to standard error. Default `info`.
+    /// Least severe message that is told. Default `info`.
     pub level: Option<Field<Level>>,
+    /// Where messages go: `-` for standard error, a file to append to, or `syslog`, as for the access log. Default `-`.
+    pub path: Option<Field<Destination>>,
+    /// The facility of messages that go to syslog (RFC 5424 §6.2.1): `daemon`, `user`, or `local0` to `local7`. Default
+    /// `daemon`.
+    pub facility: Option<Field<Facility>>,
+    /// How the access log and messages have a client's address: `full`, or `truncated` to its network: /24 of IPv4, /48
+    /// of IPv6, without the port. Default `full`.
+    pub client: Option<Field<Clients>>,
     /// The access log, one line a request. Default: `json` to standard output.
     pub access: Option<AccessLog>,
 }
@@ -74,8 +83,15 @@ pub struct Log {
 pub struct AccessLog {
     /// `json`, `combined` (Apache's format with the hops appended) or `off`. Default `json`.
     pub format: Option<Field<AccessFormat>>,
-    /// A file to append to, or `-` for standard output. Default `-`.
-    pub path: Option<Field<String>>,
+    /// A file to append to, `-` for standard output, or syslog: `syslog` is this machine's `/dev/log`,
+    /// `syslog:/a/socket` another socket, `syslog:IP:PORT` a daemon that takes UDP (RFC 5426). A file is opened anew on
+    /// SIGUSR1. Default `-`.
+    pub path: Option<Field<Destination>>,
+    /// The facility of lines that go to syslog. Their severity is `info`. Default `local0`.
+    pub facility: Option<Field<Facility>>,
+    /// Writes one line in so many. Always written: a status of 400 and above, a request without an answer, one that was
+    /// cut short or looped, or at which a target failed. Default 1: every line; at most 1000000.
+    pub sample_one_in: Option<Field<u32>>,
 }
 
 /// The location map: it chooses whom to ask first, from whom had a path last time.
@@ -585,6 +601,15 @@ words!(
 words!(
     /// The access log's format.
     AccessFormat { Json = "json", Combined = "combined", Off = "off" });
+words!(
+    /// How logs have the addresses of clients.
+    Clients { Full = "full", Truncated = "truncated" });
+words!(
+/// Who speaks, to syslog.
+Facility {
+    User = "user", Daemon = "daemon", Local0 = "local0", Local1 = "local1", Local2 = "local2", Local3 = "local3",
+    Local4 = "local4", Local5 = "local5", Local6 = "local6", Local7 = "local7",
+});
 words!(
     /// Severity, least severe last.
     Level { Error = "error", Warn = "warn", Info = "info", Debug = "debug", Trace = "trace" });

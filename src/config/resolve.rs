@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +13,8 @@ use serde_saphyr::Location as Place;
 use super::load::{Problem, nearest};
 use super::model::{self, Addressing, Field, File, SecretRef};
 use super::{
-    Bounds, CertificateFiles, Config, Disk, Health, Identity, Listener, Location, Node, Pool, Protocol, Route, Secret,
-    Serves, Stickiness, Store, Surroundings, Throttle, Tls,
+    Access, Bounds, CertificateFiles, Config, Destination, Disk, Facility, Health, Identity, Listener, Location, Log,
+    Node, Output, Pool, Protocol, Route, Secret, Serves, Stickiness, Store, Surroundings, Throttle, Tls,
 };
 use crate::disk;
 use crate::fallback::{Plan, Stage};
@@ -60,9 +61,6 @@ impl Resolver<'_> {
         self.unique("listener address", file.listeners.iter().map(|listener| &listener.address));
         let disks = file.stores.values().filter_map(|store| store.disk.as_ref());
         self.unique("folder", disks.map(|disk| &disk.path));
-        let log = file.log.as_ref();
-        let access = log.and_then(|log| log.access.as_ref());
-        let access_path = self.value(access.and_then(|access| access.path.as_ref()), "-".to_owned());
         let identity = file.identity.as_ref();
         Config {
             threads: self.count(file.threads.as_ref(), 0, 0, 1024),
@@ -76,9 +74,7 @@ impl Resolver<'_> {
                 }),
                 mark_key: identity.and_then(|identity| identity.mark_key.as_ref()).map(|key| self.secret(key)),
             },
-            log_level: self.value(log.and_then(|log| log.level.as_ref()), model::Level::Info),
-            access_format: self.value(access.and_then(|access| access.format.as_ref()), model::AccessFormat::Json),
-            access_path: (access_path != "-").then(|| PathBuf::from(access_path)),
+            log: self.log(file.log.as_ref()),
             admin: file.admin.as_ref().map(|admin| self.address(&admin.address)),
             location: file.location.as_ref().map(|location| self.location(location)),
             listeners,
@@ -86,6 +82,40 @@ impl Resolver<'_> {
             stores,
             routes,
         }
+    }
+
+    fn log(&mut self, log: Option<&model::Log>) -> Log {
+        let access = log.and_then(|log| log.access.as_ref());
+        let level = log.and_then(|log| log.level.as_ref());
+        let (path, facility) = log.map_or((None, None), |log| (log.path.as_ref(), log.facility.as_ref()));
+        let messages = self.output(path, facility, Facility::Daemon);
+        let (path, facility) = access.map_or((None, None), |access| (access.path.as_ref(), access.facility.as_ref()));
+        let one_in = self.count(access.and_then(|access| access.sample_one_in.as_ref()), 1, 1, 1_000_000);
+        Log {
+            level: self.value(level, model::Level::Info),
+            messages,
+            clients: self.value(log.and_then(|log| log.client.as_ref()), model::Clients::Full),
+            access: Access {
+                format: self.value(access.and_then(|access| access.format.as_ref()), model::AccessFormat::Json),
+                output: self.output(path, facility, Facility::Local0),
+                sample_one_in: u32::try_from(one_in).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN),
+            },
+        }
+    }
+
+    fn output(
+        &mut self,
+        path: Option<&Field<Destination>>,
+        facility: Option<&Field<Facility>>,
+        default: Facility,
+    ) -> Output {
+        let elsewhere = path.is_none_or(|path| path.parse().is_ok_and(|to| !matches!(to, Destination::Syslog(_))));
+        if let Some(field) = facility
+            && elsewhere
+        {
+            self.bad(field, "a facility for a log that does not go to syslog", "write path: syslog, or remove it");
+        }
+        Output { to: self.value(path, Destination::Standard), facility: self.value(facility, default) }
     }
 
     fn location(&mut self, location: &model::Location) -> Location {

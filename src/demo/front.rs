@@ -6,8 +6,9 @@ use anyhow::Context;
 
 use super::scene::Scene;
 use super::store::{ACCESS_KEY, BUCKET, REGION};
-use crate::cli;
+
 use crate::config::{Config, Surroundings};
+use crate::messages::Messages;
 use crate::server::{Handed, Server};
 
 #[derive(Debug)]
@@ -37,7 +38,7 @@ async fn bind(scene: &Scene, yaml: String) -> anyhow::Result<(Front, Server)> {
     };
     let surroundings = Surroundings { variable: &variable, read: &|path| std::fs::read_to_string(path) };
     let config = Config::parse("the demo's config", &yaml, &surroundings)?;
-    cli::log_to_stderr(config.log_level);
+    Messages::start(&config.log)?;
     let server = Server::start(config, None, Handed::default()).await?;
     let web = server.addresses().first().copied().context("no listener")?;
     let admin = server.admin_address().context("no admin listener")?;

@@ -89,10 +89,10 @@ impl<A: HttpServerApp + Send + Sync + 'static> Http<A> {
 #[async_trait]
 impl<A: HttpServerApp + Send + Sync + 'static> Carry for Http<A> {
     async fn carry(&self, accepted: Accepted, ends: &Ends) {
-        let peer = accepted.peer;
+        let (peer, told) = (accepted.peer, accepted.told);
         // Else a slow client is told from a stalled one by what it has acknowledged.
         if socket::taken(accepted.tcp.as_raw_fd()).is_none() {
-            bound_unsent(&accepted.tcp, peer);
+            bound_unsent(&accepted.tcp, told);
         }
         let socket = Socket::new(accepted.tcp, peer);
         let aborted = socket.aborted.clone();
@@ -106,8 +106,8 @@ impl<A: HttpServerApp + Send + Sync + 'static> Carry for Http<A> {
                         let alpn = tls.selected_alpn_proto();
                         (Wire::Tls(Box::new(tls)), alpn)
                     }
-                    Ok(Err(error)) => return debug!("{peer}: TLS handshake: {error}"),
-                    Err(_) => return debug!("{peer}: TLS handshake took too long"),
+                    Ok(Err(error)) => return debug!("{told}: TLS handshake: {error}"),
+                    Err(_) => return debug!("{told}: TLS handshake took too long"),
                 }
             }
         };

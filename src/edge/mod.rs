@@ -9,6 +9,7 @@ mod http;
 mod proxied;
 mod socket;
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,7 @@ pub use connection::{Connection, Phase};
 pub use http::Http;
 
 use crate::admission::Admission;
+use crate::config::{Clients, Peer};
 use crate::metrics::Metrics;
 use crate::units::Network;
 use proxied::{Refused, read_header};
@@ -47,6 +49,8 @@ pub struct Accepted {
     pub tcp: TcpStream,
     /// The client: the other end, or whom a trusted proxy speaks for.
     pub peer: SocketAddr,
+    /// The same as messages may have it.
+    pub told: Peer,
 }
 
 /// What is done with the connections of one listener.
@@ -76,6 +80,7 @@ pub struct Edge {
     /// Whose connections must begin with a PROXY header, and how soon.
     proxies: Vec<Network>,
     header_timeout: Duration,
+    clients: Clients,
     open: IntGauge,
     refused: IntCounter,
     max_connections: usize,
@@ -92,6 +97,7 @@ impl Edge {
             admission: Arc::default(),
             proxies: Vec::new(),
             header_timeout: Duration::ZERO,
+            clients: Clients::Full,
             refused: metrics.proxy_headers_refused.with_label_values(&[name]),
             open: metrics.client_connections.with_label_values(&[name]),
             max_connections,
@@ -112,6 +118,12 @@ impl Edge {
         self
     }
 
+    /// Has messages name clients so.
+    pub fn telling(mut self, clients: Clients) -> Self {
+        self.clients = clients;
+        self
+    }
+
     /// Waits until the last connection has ended.
     pub async fn drained(&self) {
         let all = u32::try_from(self.max_connections).unwrap_or(u32::MAX);
@@ -124,8 +136,9 @@ impl Edge {
         if !self.admits(&tcp, peer) {
             return;
         }
-        send_at_once(&tcp, peer);
-        self.carrier.carry(Accepted { tcp, peer }, &ends).await;
+        let told = self.clients.peer(peer);
+        send_at_once(&tcp, told);
+        self.carrier.carry(Accepted { tcp, peer, told }, &ends).await;
     }
 
     /// Whether the client may have one more connection. If not, this one will end by a reset.
@@ -134,7 +147,7 @@ impl Edge {
         let local = || tcp.local_addr().ok().map(|local| local.ip());
         let admitted = admission.admits(client.ip(), local);
         if !admitted && let Err(error) = tcp.set_zero_linger() {
-            debug!("{}: {client}: SO_LINGER: {error}", self.name);
+            debug!("{}: {}: SO_LINGER: {error}", self.name, self.clients.peer(client));
         }
         admitted
     }
@@ -144,11 +157,12 @@ impl Edge {
         if !self.proxies.iter().any(|network| network.contains(peer.ip())) {
             return Some(peer);
         }
+        let told = self.clients.peer(peer);
         match tokio::time::timeout(self.header_timeout, read_header(tcp)).await {
             Ok(Ok(client)) => return Some(client.unwrap_or(peer)),
             Ok(Err(Refused::Unused)) => return None,
-            Ok(Err(error)) => debug!("{}: {peer}: {error}", self.name),
-            Err(_) => debug!("{}: {peer}: the PROXY header took too long", self.name),
+            Ok(Err(error)) => debug!("{}: {told}: {error}", self.name),
+            Err(_) => debug!("{}: {told}: the PROXY header took too long", self.name),
         }
         self.refused.inc();
         None
@@ -189,7 +203,7 @@ pub async fn accept(socket: Arc<TcpListener>, mut edge: watch::Receiver<Arc<Edge
 }
 
 /// No waiting for more to send.
-pub fn send_at_once(tcp: &TcpStream, peer: SocketAddr) {
+pub fn send_at_once(tcp: &TcpStream, peer: impl Display) {
     if let Err(error) = tcp.set_nodelay(true) {
         debug!("{peer}: TCP_NODELAY: {error}");
     }
@@ -197,7 +211,7 @@ pub fn send_at_once(tcp: &TcpStream, peer: SocketAddr) {
 
 /// No more in the kernel than the other side takes: else it takes megabytes for a slow one, whose socket looks stalled
 /// while it reads on. It costs a third more CPU for large answers.
-pub fn bound_unsent(tcp: &TcpStream, peer: SocketAddr) {
+pub fn bound_unsent(tcp: &TcpStream, peer: impl Display) {
     if let Err(error) = socket2::SockRef::from(tcp).set_tcp_notsent_lowat(NOT_SENT) {
         debug!("{peer}: TCP_NOTSENT_LOWAT: {error}");
     }

@@ -19,7 +19,7 @@ use super::handover::Socket;
 use crate::access_log::AccessLog;
 use crate::admission::Admission;
 use crate::chain::Chain;
-use crate::config::{Config, Listener, Protocol, Serves, Tls};
+use crate::config::{Clients, Config, Listener, Protocol, Serves, Tls};
 use crate::edge::{self, Edge, Ends, Http, Limits};
 use crate::metrics::Metrics;
 use crate::proxy::{self, Front};
@@ -34,6 +34,7 @@ pub struct Listeners {
     /// Of listeners that are gone, while their connections are not.
     ending: Vec<Ending>,
     pipes: Arc<Pipes>,
+    clients: Clients,
     metrics: Arc<Metrics>,
     tasks: JoinSet<()>,
 }
@@ -106,13 +107,15 @@ pub struct Prepared {
 }
 
 impl Listeners {
-    pub fn new(metrics: Arc<Metrics>) -> Self {
+    /// `clients` is how messages name them.
+    pub fn new(clients: Clients, metrics: Arc<Metrics>) -> Self {
         let pipes = Arc::new(Pipes::new());
         Listeners {
             running: Vec::new(),
             retired: Vec::new(),
             ending: Vec::new(),
             pipes,
+            clients,
             metrics,
             tasks: JoinSet::new(),
         }
@@ -276,7 +279,8 @@ impl Listeners {
                 Edge::new(name, tcp, places, &self.metrics)
             }
         };
-        Ok(edge.behind(listener.proxies.clone(), listener.header_timeout).admitting(admission.clone()))
+        let edge = edge.behind(listener.proxies.clone(), listener.header_timeout).admitting(admission.clone());
+        Ok(edge.telling(self.clients))
     }
 
     /// A handle of each socket that accepts, with the listener's name and its address in the config.

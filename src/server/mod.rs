@@ -116,6 +116,8 @@ pub enum Told {
     Reload,
     /// Start the program anew, and hand over to it.
     Upgrade,
+    /// Open the access log's file anew.
+    ReopenLogs,
 }
 
 impl Server {
@@ -156,9 +158,8 @@ impl Server {
         location: &[u8],
     ) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::new()?);
-        let log = AccessLog::open(config.access_format, config.access_path.as_deref(), metrics.log_dropped.clone())?;
-        let access_log = Arc::new(log);
-        let mut listeners = Listeners::new(metrics.clone());
+        let access_log = Arc::new(AccessLog::open(&config.log, metrics.log_dropped.clone())?);
+        let mut listeners = Listeners::new(config.log.clients, metrics.clone());
         let prepared = listeners.prepare(&config, handed).await?;
         let admin = match config.admin {
             Some(address) => Some((address, listen("", address, handed).context("the admin listener")?)),
@@ -265,6 +266,7 @@ impl Server {
                         return self.leave(told).await;
                     }
                 }
+                Told::ReopenLogs => self.access_log.reopen(),
             }
         }
         let patience = self.running.load().snapshot.config.shutdown_timeout;
@@ -275,9 +277,20 @@ impl Server {
         tokio::select! {
             () = self.listeners.drained() => info!("drained"),
             () = tokio::time::sleep(patience) => warn!("requests were still under way after {patience:?}"),
-            () = async { while !matches!(told().await, Told::Drain | Told::StopNow) {} } => warn!("asked again: stopping at once"),
+            () = self.told_to_stop(&mut told) => warn!("asked again: stopping at once"),
         }
         self.end();
+    }
+
+    /// Waits for a word that ends a drain.
+    async fn told_to_stop(&self, told: &mut impl AsyncFnMut() -> Told) {
+        loop {
+            match told().await {
+                Told::Drain | Told::StopNow => return,
+                Told::Reload | Told::Upgrade => {}
+                Told::ReopenLogs => self.access_log.reopen(),
+            }
+        }
     }
 
     async fn obey(&mut self, order: Order) -> Left {

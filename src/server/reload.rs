@@ -66,14 +66,11 @@ impl Server {
             }
             None => None,
         };
-        let access_log = match (&config.access_format, &config.access_path) == (&was.access_format, &was.access_path) {
+        let access_log = match config.log.access == was.log.access {
             true => self.access_log.clone(),
-            false => {
-                let dropped = self.metrics.log_dropped.clone();
-                let log = AccessLog::open(config.access_format, config.access_path.as_deref(), dropped);
-                Arc::new(log.map_err(not_now)?)
-            }
+            false => Arc::new(AccessLog::open(&config.log, self.metrics.log_dropped.clone()).map_err(not_now)?),
         };
+        let level = (config.log.level != was.log.level).then(|| config.log.level.filter());
 
         // From here on nothing fails but what would have failed at the start.
         let patience = was.shutdown_timeout;
@@ -91,6 +88,9 @@ impl Server {
             self.admin = admin;
         }
         self.access_log = access_log;
+        if let Some(level) = level {
+            log::set_max_level(level);
+        }
         let generation = made.snapshot.generation;
         self.running.store(made);
         let mut told = format!("config {generation} is in force");
@@ -113,9 +113,13 @@ fn keep_what_must_stay(was: &Config, now: &mut Config) -> Vec<String> {
         now.identity = was.identity.clone();
         kept.push("identity".to_owned());
     }
-    if now.log_level != was.log_level {
-        now.log_level = was.log_level;
-        kept.push("log.level".to_owned());
+    if now.log.messages != was.log.messages {
+        now.log.messages = was.log.messages.clone();
+        kept.push("log.path".to_owned());
+    }
+    if now.log.clients != was.log.clients {
+        now.log.clients = was.log.clients;
+        kept.push("log.client".to_owned());
     }
     let disks_before = || was.stores.iter().filter_map(|store| store.disk.as_ref());
     for store in &mut now.stores {

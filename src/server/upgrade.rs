@@ -113,7 +113,7 @@ impl Server {
                 // Those that only waited are gone in no time.
                 let _ = tokio::time::timeout(MOMENT, self.listeners.drained()).await;
             }
-            () = async { while !matches!(told().await, Told::Drain | Told::StopNow) {} } => {}
+            () = self.told_to_stop(&mut told) => {}
         }
         info!("left");
         self.access_log.flush(LOG_PATIENCE);

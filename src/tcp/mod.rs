@@ -116,16 +116,16 @@ impl Tcp {
 #[async_trait]
 impl Carry for Tcp {
     async fn carry(&self, accepted: Accepted, _ends: &Ends) {
-        let peer = accepted.peer;
+        let (peer, told) = (accepted.peer, accepted.told);
         let local = match accepted.tcp.local_addr() {
             Ok(local) => local,
-            Err(error) => return debug!("{}: {peer}: {error}", self.listener),
+            Err(error) => return debug!("{}: {told}: {error}", self.listener),
         };
-        edge::bound_unsent(&accepted.tcp, peer);
+        edge::bound_unsent(&accepted.tcp, told);
         let mut client = Side::new(accepted.tcp);
         let site = self.site.load_full();
         let Some((node, mut upstream, _place)) = self.join(&site, peer, local).await else {
-            return debug!("{}: {peer}: no node takes a connection", self.listener);
+            return debug!("{}: {told}: no node takes a connection", self.listener);
         };
         let open = Open::count(&self.open);
         let relay = Relay::new(&self.pipes, site.idle_timeout, &self.received, &self.sent);
@@ -134,8 +134,8 @@ impl Carry for Tcp {
         let (listener, name) = (&self.listener, &node.name);
         let (received, sent, took) = relay.told();
         match result {
-            Ok(()) => debug!("{listener}: {peer} and {name}: {received} bytes in, {sent} out, {took:?}"),
-            Err(error) => debug!("{listener}: {peer} and {name}: {received} bytes in, {sent} out, {took:?}: {error}"),
+            Ok(()) => debug!("{listener}: {told} and {name}: {received} bytes in, {sent} out, {took:?}"),
+            Err(error) => debug!("{listener}: {told} and {name}: {received} bytes in, {sent} out, {took:?}: {error}"),
         }
     }
 }

@@ -26,9 +26,9 @@ const FLOORS: &[(u32, &[&str])] = &[
         ],
     ),
     (2, &["config", "disk", "flight"]),
-    (3, &["metrics", "pool", "snapshot"]),
+    (3, &["metrics", "pool", "snapshot", "syslog"]),
     (4, &["origin", "admission"]),
-    (5, &["chain", "probe", "keep", "access_log", "edge", "tls", "admin", "tcp"]),
+    (5, &["chain", "probe", "keep", "messages", "access_log", "edge", "tls", "admin", "tcp"]),
     (6, &["proxy"]),
     (7, &["server", "cli", "import", "demo", "main", "lib"]),
 ];
@@ -45,6 +45,7 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("chain", "edge"),            // tells the connection which piece to hold for the next
     ("admin", "edge"),            // tells the connection when a request begins and ends
     ("tcp", "edge"),              // is handed the connections that it accepts
+    ("access_log", "messages"),   // opens its file in the same way
     ("trip", "fallback"),         // a trip is a list of outcomes
     ("routing", "shape"),         // what a host is
     ("s3", "fallback"),           // an S3 answer is an outcome

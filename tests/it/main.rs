@@ -22,6 +22,7 @@ mod hostile;
 mod import;
 mod junk;
 mod location;
+mod logs;
 mod loops;
 mod metrics;
 mod native;

@@ -23,6 +23,7 @@ pub mod prometheus;
 pub mod raw;
 pub mod reply;
 pub mod request;
+pub mod rsyslog;
 pub mod seaweed;
 pub mod wait;
 pub mod watchdog;
