@@ -1,4 +1,5 @@
-//! The admin listener: `/metrics`, `/status`, `/healthz`, `/readyz`; `POST /purge`, `/node`, `/reload`, `/upgrade`.
+//! The admin listener: `/metrics`, `/status`, `/healthz`, `/readyz`; `POST /purge`, `/node`, `/log-level`, `/reload`,
+//! `/upgrade`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -13,7 +14,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::chain::Chain;
-use crate::config::{Mode, Problems};
+use crate::config::{Level, Mode, Problems};
 use crate::edge::Connection;
 use crate::framing::Body;
 use crate::pool::Node;
@@ -90,13 +91,22 @@ impl Admin {
             (&Method::POST, "/reload") => return self.order(Order::Reload).await,
             (&Method::POST, "/upgrade") => return self.order(Order::Upgrade).await,
             (&Method::POST, "/node") => return self.set_mode(request.uri.query().unwrap_or_default()),
+            (&Method::POST, "/log-level") => return set_level(request.uri.query().unwrap_or_default()),
+            (&Method::GET | &Method::HEAD, "/log-level") => {
+                return text(405, "POST /log-level?level=error, warn, info, debug or trace\n");
+            }
             (&Method::GET | &Method::HEAD, "/node") => {
                 return text(405, "POST /node?pool=POOL&node=NODE&mode=accept, drain, reject or backup\n");
             }
             (&Method::GET | &Method::HEAD, "/purge") => return text(405, "POST /purge?path=/a/file, or ?prefix=/a/\n"),
             (&Method::GET | &Method::HEAD, "/reload" | "/upgrade") => return text(405, "POST, to have it done\n"),
             (&Method::GET | &Method::HEAD, _) => {}
-            _ => return text(405, "only GET and HEAD are served here, and POST /purge, /node, /reload and /upgrade\n"),
+            _ => {
+                return text(
+                    405,
+                    "only GET and HEAD are served here, and POST /purge, /node, /log-level, /reload, /upgrade\n",
+                );
+            }
         }
         match path {
             "/metrics" => {
@@ -119,7 +129,7 @@ impl Admin {
             "/readyz" => text(200, "ready\n"),
             "/" => text(
                 200,
-                "hopfall admin: /metrics /status /healthz /readyz, POST /purge, POST /node, POST /reload, POST /upgrade\n",
+                "hopfall admin: /metrics /status /healthz /readyz, POST /purge, /node, /log-level, /reload and /upgrade\n",
             ),
             _ => text(404, "no such page: /metrics /status /healthz /readyz\n"),
         }
@@ -213,6 +223,20 @@ impl Admin {
             Err(error) => text(500, &format!("not all is purged: {error}\n")),
         }
     }
+}
+
+/// Changes which messages are told, until the process ends.
+fn set_level(query: &str) -> Response<Vec<u8>> {
+    let Some(level) = parameter(query, "level").and_then(|level| String::from_utf8(level).ok()) else {
+        return text(400, "say which: ?level=LEVEL\n");
+    };
+    let Ok(level) = Level::parse(&level) else {
+        return text(400, &format!("`{level}` is no level: error, warn, info, debug, trace\n"));
+    };
+    let before = log::max_level();
+    log::set_max_level(level.filter());
+    log::warn!("messages are told from level {} on; it was {}", level.as_str(), before.as_str().to_lowercase());
+    text(200, &format!("messages are told from level {} on\n", level.as_str()))
 }
 
 /// The value of a query's parameter, percent-decoded.

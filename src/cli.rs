@@ -102,6 +102,15 @@ enum Command {
         #[command(flatten)]
         admin: AdminArgs,
     },
+    /// Change which messages a running hopfall tells
+    ///
+    /// Asks the admin listener of the config file. It holds until the process ends.
+    LogLevel {
+        /// The least severe that is told: error, warn, info, debug or trace
+        level: String,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
     /// Write a config from what another load balancer was told
     Import {
         #[command(subcommand)]
@@ -177,6 +186,7 @@ impl Cli {
                 let parameters = [("pool", pool.as_str()), ("node", &node), ("mode", &mode)];
                 ask(&admin, "POST", "node", &parameters, PATIENCE)
             }
+            Command::LogLevel { level, admin } => ask(&admin, "POST", "log-level", &[("level", &level)], PATIENCE),
             Command::Import { from: ImportFrom::NodeBalancer { input, out, tls_certificate, tls_key } } => {
                 import_nodebalancer(&input, out.as_deref(), tls_certificate.as_deref().zip(tls_key.as_deref()))
             }

@@ -63,7 +63,7 @@ pub struct Identity {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Log {
-    /// Least severe message that is told. Default `info`.
+    /// Least severe message that is told. Can be changed while running (`hopfall log-level`). Default `info`.
     pub level: Option<Field<Level>>,
     /// Where messages go: `-` for standard error, a file to append to, or `syslog`, as for the access log. Default `-`.
     pub path: Option<Field<Destination>>,

@@ -15,7 +15,7 @@ use hopfall::fallback::{Failure, Outcome};
 use hopfall::trip::{Attempt, Cached, Trip};
 use serde_json::Value;
 
-use crate::support::client::Client;
+use crate::support::client::{Client, get};
 use crate::support::fleet::Fleet;
 use crate::support::hopfall::Hopfall;
 use crate::support::nginx::Nginx;
@@ -384,6 +384,31 @@ fn the_journal_gets_priorities_and_a_terminal_gets_times() {
         assert!(told.lines().any(|line| line.contains(expected)), "{told}");
         assert_eq!(told.lines().all(|line| line.starts_with('<')), expected.starts_with('<'), "{told}");
     }
+}
+
+#[test]
+fn the_level_changes_while_running() {
+    let (_node, fleet) = one();
+    // A connection without its PROXY header is told of at `debug`.
+    let hopfall = fleet.listener("proxy_protocol: [127.0.0.0/8]").start();
+    let refused = |count: f64| {
+        hopfall.connect().send("GET / HTTP/1.1\r\n\r\n").closes_within(PATIENCE);
+        let counted = || hopfall.metrics().value("hopfall_proxy_headers_refused_total", &[("listener", "web")]);
+        wait_until("it is refused", PATIENCE, || counted() == count);
+    };
+    refused(1.0);
+    let set = |level: &str| hopfall.order(&["log-level", level]);
+    assert_eq!(set("debug").code, Some(0));
+    refused(2.0);
+    hopfall.wait_for_log("no PROXY header");
+    assert_eq!(set("info").stdout.trim(), "messages are told from level info on");
+    refused(3.0);
+    assert_eq!(set("loud").code, Some(1));
+    assert!(set("loud").stderr.contains("`loud` is no level: error, warn, info, debug, trace"));
+    let log = hopfall.log();
+    assert_eq!(log.matches("no PROXY header").count(), 1, "{log}");
+    assert!(log.contains("messages are told from level debug on; it was info"), "{log}");
+    assert_eq!(get(hopfall.admin(), "/log-level").status, 405);
 }
 
 #[test]
