@@ -9,11 +9,13 @@
 use std::hint::black_box;
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
 use criterion::{Criterion, criterion_group, criterion_main};
-use hopfall::config::{Config, Surroundings};
+use hopfall::access_log::{AccessLog, Entry};
+use hopfall::config::{Access, AccessFormat, Config, Destination, Facility, Output, Surroundings};
 use hopfall::fallback::{Kind, Outcome, Plan, Repeat, Search, Stage, Step, Verdict, node_outcome};
 use hopfall::hop::{TargetId, Visited};
 use hopfall::location::{Map, Mark, PathId, UnixTime};
@@ -21,14 +23,16 @@ use hopfall::metrics::Metrics;
 use hopfall::pool::{Asker, Pool};
 use hopfall::s3::key;
 use hopfall::s3::sign::Signer;
+use hopfall::trip::{Attempt, Trip};
 use hopfall::units::StatusSet;
 use hopfall::via::Identity;
 use http::Method;
+use prometheus::IntCounter;
 
 criterion_group! {
     name = decisions;
     config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
-    targets = fallback, pick, location, s3
+    targets = fallback, pick, location, s3, access_log
 }
 criterion_main!(decisions);
 
@@ -132,6 +136,52 @@ fn s3(criterion: &mut Criterion) {
             black_box(key.as_ref()[0])
         });
     });
+}
+
+/// What a request pays for its line; the thread that writes it is not counted.
+fn access_log(criterion: &mut Criterion) {
+    let surroundings = Surroundings { variable: &|_| None, read: &|_| Err(ErrorKind::NotFound.into()) };
+    let attempt = |target: &str, outcome| Attempt {
+        target: target.into(),
+        pool: "images".into(),
+        outcome,
+        took: Duration::from_micros(700),
+    };
+    let trip = Trip {
+        attempts: vec![attempt("taiga", Outcome::Absent(404)), attempt("chitoge", Outcome::Found(200))],
+        served_by: Some("chitoge".into()),
+        sent: 40_960,
+        ..Trip::default()
+    };
+    let entry = Entry {
+        time: SystemTime::now(),
+        took: Duration::from_micros(1500),
+        listener: "web",
+        client: Ipv4Addr::new(198, 51, 100, 7).into(),
+        method: "GET",
+        target: b"/img/2026/11/cat-in-a-box.jpg",
+        protocol: "HTTP/1.1",
+        host: b"images.example.com",
+        referer: b"https://www.example.com/cats/",
+        user_agent: b"Mozilla/5.0 (X11; Linux x86_64; rv:130.0) Gecko/20100101 Firefox/130.0",
+        status: 200,
+        trip: &trip,
+    };
+    for (name, format, one_in) in [
+        ("json", AccessFormat::Json, 1),
+        ("combined", AccessFormat::Combined, 1),
+        ("left out by sampling", AccessFormat::Json, 1_000_000),
+        ("off", AccessFormat::Off, 1),
+    ] {
+        let mut config = Config::parse("bench", include_str!("../conf/minimal.yaml"), &surroundings).unwrap();
+        config.log.access = Access {
+            format,
+            output: Output { to: Destination::File("/dev/null".into()), facility: Facility::Local0 },
+            sample_one_in: NonZeroU32::new(one_in).unwrap(),
+        };
+        let log = AccessLog::open(&config.log, IntCounter::new("dropped", "dropped").unwrap()).unwrap();
+        criterion.bench_function(&format!("access log: {name}"), |b| b.iter(|| log.write(black_box(&entry))));
+    }
 }
 
 fn path(i: u32) -> Vec<u8> {
