@@ -185,6 +185,77 @@ impl fmt::Display for StatusSet {
     }
 }
 
+/// Statuses of answers: one, `200`, or all from one to another, `200-399`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StatusRange {
+    pub low: u16,
+    pub high: u16,
+}
+
+impl StatusRange {
+    pub fn contains(self, status: u16) -> bool {
+        (self.low..=self.high).contains(&status)
+    }
+}
+
+impl Scalar for StatusRange {
+    const KIND: &'static str = "string";
+    fn parse(text: &str) -> Result<Self, String> {
+        let (low, high) = text.split_once('-').unwrap_or((text, text));
+        match (low.trim().parse(), high.trim().parse()) {
+            (Ok(low), Ok(high)) if low <= high && 100 <= low && high <= 599 => Ok(StatusRange { low, high }),
+            _ => Err("write a status, such as 200, or a range of them, such as 200-399, from 100 to 599".into()),
+        }
+    }
+}
+
+impl fmt::Display for StatusRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.low == self.high {
+            true => write!(f, "{}", self.low),
+            false => write!(f, "{}-{}", self.low, self.high),
+        }
+    }
+}
+
+/// A regex on bytes, in the syntax of the crate `regex` (<https://docs.rs/regex/latest/regex/#syntax>): its time is linear
+/// in what it looks at, so there are no look-around and no back-references.
+#[derive(Clone, Debug)]
+pub struct Pattern(regex::bytes::Regex);
+
+/// Most memory of a compiled regex, and most for its cache.
+const PATTERN_BYTES: usize = 1 << 20;
+
+impl Pattern {
+    /// Whether it is found anywhere in `text`. As in PCRE, `$` also stands before a line end that ends the text.
+    pub fn is_in(&self, text: &[u8]) -> bool {
+        self.0.is_match(text) || text.strip_suffix(b"\n").is_some_and(|text| self.0.is_match(text))
+    }
+
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Scalar for Pattern {
+    const KIND: &'static str = "string";
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut builder = regex::bytes::RegexBuilder::new(text);
+        builder.size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES).build().map(Pattern).map_err(|error| {
+            let error = error.to_string();
+            let reason = error.lines().last().unwrap_or_default().trim();
+            let reason = reason.trim_start_matches("error: ").trim_end_matches('.');
+            format!("write a regex as https://docs.rs/regex has them: {reason}")
+        })
+    }
+}
+
 /// `host:port`, where the host is a name, an IPv4 address, or an IPv6 address in brackets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HostPort {
@@ -258,6 +329,43 @@ mod tests {
         ];
         for (client, network) in CASES {
             assert_eq!(truncated(client.parse().unwrap()).to_string(), *network, "{client}");
+        }
+    }
+
+    #[test]
+    fn statuses_come_alone_and_in_ranges() {
+        for (text, status, inside) in
+            [("200", 200, true), ("200", 201, false), ("200-399", 399, true), ("200-399", 400, false)]
+        {
+            let range = StatusRange::parse(text).unwrap();
+            assert_eq!((range.contains(status), range.to_string().as_str()), (inside, text), "{text} {status}");
+        }
+        for bad in ["", "2xx", "399-200", "99", "600", "200-", "-200", "200-300-400"] {
+            assert!(StatusRange::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_is_found_as_pcre_would_find_it() {
+        const CASES: &[(&str, &[u8], bool)] = &[
+            ("ok", b"all ok here", true),
+            ("^ok$", b"ok", true),
+            ("^ok$", b"ok\n", true),
+            ("^ok$", b"ok\n\n", false),
+            ("ok\\n", b"ok\n", true),
+            ("^ok$", b"not ok", false),
+            ("(?i)OK", b"ok", true),
+            ("ok", b"\xff\xfeok", true),
+            ("ok|fine", b"", false),
+        ];
+        for (pattern, text, found) in CASES {
+            assert_eq!(Pattern::parse(pattern).unwrap().is_in(text), *found, "{pattern} {text:?}");
+        }
+        for (bad, told) in
+            [("(?!x)", "look-around"), ("(a)\\1", "backreferences"), ("(", "unclosed"), (r"\w{9999}", "size limit")]
+        {
+            let error = Pattern::parse(bad).unwrap_err();
+            assert!(error.contains(told), "{bad}: {error}");
         }
     }
 

@@ -139,6 +139,11 @@ impl Chain {
         self.stores.values().find(|store| store.disk().is_some_and(|disk| disk.settings().path == path))
     }
 
+    /// The way to a node, by the indices of its pool and of itself.
+    pub fn upstream(&self, pool: usize, node: usize) -> Option<&Upstream> {
+        Some(self.nodes.get(pool)?.get(node)?.upstream())
+    }
+
     /// Closes idle connections that are no longer fit for use.
     pub fn sweep(&self) {
         self.nodes.iter().flatten().for_each(|node| node.upstream().sweep());

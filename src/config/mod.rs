@@ -17,7 +17,7 @@ use aws_credential_types::Credentials;
 use crate::disk;
 use crate::fallback::Plan;
 use crate::freshness;
-use crate::health::Thresholds;
+use crate::health::{Expected, Thresholds};
 use crate::hedge;
 use crate::hop::TargetId;
 use crate::proxy_protocol::Version;
@@ -168,11 +168,14 @@ pub struct Health {
     pub check: Check,
     pub path: String,
     pub host: Option<String>,
+    pub expected: Expected,
     pub interval: Duration,
     pub timeout: Duration,
     pub passive: bool,
     pub absence: bool,
     pub slow_start: Duration,
+    /// In percent of the pool's nodes.
+    pub eject_at_most: u32,
     pub thresholds: Thresholds,
 }
 

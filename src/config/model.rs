@@ -15,7 +15,7 @@ use serde::de::{Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
 use serde_saphyr::{Location as Place, Spanned};
 
 use super::logging::Destination;
-use crate::units::{Bytes, Dollars, HostPort, Network, Scalar, Status};
+use crate::units::{Bytes, Dollars, HostPort, Network, Pattern, Scalar, Status, StatusRange};
 
 /// The whole file.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -349,13 +349,18 @@ pub struct Hedge {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Health {
-    /// Active check: `none`, `connection` (a TCP connect) or `http` (a GET that must answer 2xx or 3xx).
-    /// Default `none`.
+    /// Active check: `none`, `connection` (a TCP connect), `http` (a GET whose status is looked at) or `http_body` (the
+    /// body too). Default `none`.
     pub check: Option<Field<Check>>,
-    /// Path that an `http` check asks for. Default `/`.
+    /// Path that an `http` or `http_body` check asks for. Default `/`.
     pub path: Option<Field<String>>,
-    /// `Host` that an `http` check sends. Default: the node's address.
+    /// `Host` that these checks send. Default: the node's address.
     pub host: Option<Field<String>>,
+    /// Statuses that pass these checks: each one, or a range of them. Default `[200-399]`.
+    pub expect: Option<Vec<Field<StatusRange>>>,
+    /// Regex that must be found in the body of an `http_body` check, in the syntax of <https://docs.rs/regex>: no
+    /// look-around, no back-references. The first 64KiB are looked at; `$` also stands before a line end at the end.
+    pub body: Option<Field<Pattern>>,
     /// Time between two checks of a node, jittered by a tenth. Default 5s.
     pub interval: Option<Field<Duration>>,
     /// Longest time for one check. Default 2s.
@@ -372,6 +377,9 @@ pub struct Health {
     pub absence: Option<Field<bool>>,
     /// How long the weight of a node that comes up again grows to what it is. Default 0s: at once.
     pub slow_start: Option<Field<Duration>>,
+    /// Most nodes of the pool that may be down for real requests to bring down one more, with that one, in percent. One
+    /// may always be, if it is not the last that is up. Default 100.
+    pub eject_at_most: Option<Field<u32>>,
     /// How long real requests keep a node down where no active check would bring it back. Default 10s.
     pub eject_for: Option<Field<Duration>>,
 }
@@ -579,7 +587,7 @@ words!(
     StickinessKind { None = "none", Table = "table", Cookie = "cookie" });
 words!(
     /// How nodes are checked.
-    Check { None = "none", Connection = "connection", Http = "http" });
+    Check { None = "none", Connection = "connection", Http = "http", HttpBody = "http_body" });
 words!(
     /// The PROXY header that nodes get.
     SendProxy { None = "none", V1 = "v1", V2 = "v2" });

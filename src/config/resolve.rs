@@ -19,7 +19,7 @@ use super::{
 use crate::disk;
 use crate::fallback::{Plan, Stage};
 use crate::freshness;
-use crate::health::Thresholds;
+use crate::health::{Expected, Thresholds};
 use crate::hedge;
 use crate::hop::TargetId;
 use crate::proxy_protocol::Version;
@@ -27,7 +27,7 @@ use crate::routing::{Hosts, Table};
 use crate::s3::cost::Prices;
 use crate::shape::{HeadLimits, is_host};
 use crate::throttle::Rate;
-use crate::units::{Bytes, Dollars, HostPort, Scalar};
+use crate::units::{Bytes, Dollars, HostPort, Scalar, StatusRange};
 use crate::via::is_token;
 
 /// Statuses on which GET and HEAD go on, where the file does not say.
@@ -370,7 +370,7 @@ impl Resolver<'_> {
         };
         if let Some(check) = pool.health.as_ref().and_then(|health| health.check.as_ref())
             && proxy_protocol.is_some()
-            && check.parse() == Ok(model::Check::Http)
+            && matches!(check.parse(), Ok(model::Check::Http | model::Check::HttpBody))
         {
             self.bad(check, "a check that sends no PROXY header, to nodes that want one", "write check: connection");
         }
@@ -450,15 +450,24 @@ impl Resolver<'_> {
             self.bad(field, "not a path", "begin it with `/`, without spaces");
         }
         let get = |pick: fn(&model::Health) -> Option<&Field<Duration>>| health.and_then(pick);
+        let expected = self.expected(check, health);
         Health {
             check,
             path,
+            expected,
             host: health.and_then(|health| health.host.as_ref()).map(|host| host.text().to_owned()),
             interval: self.time(get(|health| health.interval.as_ref()), secs(5)),
             timeout: self.time(get(|health| health.timeout.as_ref()), secs(2)),
             slow_start: self.value(health.and_then(|health| health.slow_start.as_ref()), Duration::ZERO).min(MOST_TIME),
             absence: self.value(health.and_then(|health| health.absence.as_ref()), true),
             passive: self.value(health.and_then(|health| health.passive.as_ref()), true),
+            eject_at_most: u32::try_from(self.count(
+                health.and_then(|health| health.eject_at_most.as_ref()),
+                100,
+                0,
+                100,
+            ))
+            .unwrap_or(100),
             thresholds: Thresholds {
                 fall: u32::try_from(self.count(health.and_then(|health| health.fall.as_ref()), 3, 1, 1000))
                     .unwrap_or(3),
@@ -468,6 +477,33 @@ impl Resolver<'_> {
                 checked: check != model::Check::None,
             },
         }
+    }
+
+    fn expected(&mut self, check: model::Check, health: Option<&model::Health>) -> Expected {
+        let body = health.and_then(|health| health.body.as_ref());
+        let reads_body = check == model::Check::HttpBody;
+        match (body, health.and_then(|health| health.check.as_ref())) {
+            (None, Some(check)) if reads_body => {
+                self.bad(check, "a check of the body, without what to look for", "add body: REGEX, or write http");
+            }
+            (Some(body), _) if body.text().is_empty() => {
+                self.bad(body, "an empty regex, which any body has", "write what to look for, or check: http");
+            }
+            (Some(body), _) if !reads_body => {
+                self.bad(body, "a regex for a check that reads no body", "write check: http_body, or remove it");
+            }
+            _ => {}
+        }
+        let statuses = match health.and_then(|health| health.expect.as_ref()) {
+            Some(statuses) => statuses.iter().filter_map(|range| self.parse(range)).collect(),
+            None => vec![StatusRange { low: 200, high: 399 }],
+        };
+        if let Some(check) = health.and_then(|health| health.check.as_ref())
+            && health.and_then(|health| health.expect.as_ref()).is_some_and(Vec::is_empty)
+        {
+            self.bad(check, "a check that no status passes", "write a status in `expect`, or remove it");
+        }
+        Expected { statuses, body: body.and_then(|body| self.parse(body)) }
     }
 
     fn store(&mut self, name: &str, store: &model::Store, target: TargetId) -> Store {

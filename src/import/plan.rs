@@ -92,8 +92,17 @@ pub struct Health {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Check {
     None,
-    Connection { interval: u64, timeout: u64 },
-    Http { path: String, interval: u64, timeout: u64 },
+    Connection {
+        interval: u64,
+        timeout: u64,
+    },
+    Http {
+        path: String,
+        /// A regex for its body; `None` looks at the status alone.
+        body: Option<String>,
+        interval: u64,
+        timeout: u64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

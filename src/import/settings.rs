@@ -3,6 +3,7 @@
 use super::document::{self, Input};
 use super::plan::{Algorithm, Check, Health, Mode, Node, Protocol, Settings, Stickiness};
 use super::report::{Report, shown};
+use crate::units::{Pattern, Scalar};
 
 /// The nodes of a config, each name and each address once.
 pub fn nodes(input: &Input, config: &document::Config, listener: &str, report: &mut Report) -> Vec<Node> {
@@ -113,9 +114,11 @@ impl Reading<'_> {
 
     fn health(&mut self, proxied: bool) -> Health {
         let (config, listener) = (self.config, self.listener);
+        let mut body = None;
         let kind = match config.check.as_str() {
+            "http_body" if proxied => "http",
             "http_body" => {
-                self.body();
+                body = self.body();
                 "http"
             }
             "none" | "connection" | "http" => config.check.as_str(),
@@ -126,7 +129,8 @@ impl Reading<'_> {
         };
         let kind = if proxied && kind == "http" {
             self.report.lost.push(format!(
-                "{listener}: check http becomes connection: hopfall's http check sends no PROXY header, and these nodes want one"
+                "{listener}: check {} becomes connection: hopfall's http checks send no PROXY header, and these nodes want one",
+                config.check
             ));
             "connection"
         } else {
@@ -139,7 +143,7 @@ impl Reading<'_> {
             }
             "http" => {
                 let (interval, timeout) = self.times();
-                Check::Http { path: self.path(), interval, timeout }
+                Check::Http { path: self.path(), body, interval, timeout }
             }
             _ => Check::None,
         };
@@ -185,22 +189,32 @@ impl Reading<'_> {
         path
     }
 
-    /// What becomes of a check of the body: only its status is looked at.
-    fn body(&mut self) {
+    /// The regex of a check of the body. Where hopfall has none like it, only the status is looked at.
+    fn body(&mut self) -> Option<String> {
         let (config, listener) = (self.config, self.listener);
+        let regex = shown(&config.body);
+        if config.body.is_empty() {
+            self.report
+                .changed
+                .push(format!("{listener}: check http_body becomes http: it has no check_body to look for"));
+            return None;
+        }
         // PCRE has look-around and back-references, which this crate has not.
-        let compiles = match regex::Regex::new(&config.body) {
-            Ok(_) => "it would compile as a Rust regex".to_owned(),
-            Err(error) => {
-                let error = error.to_string();
-                let reason = error.lines().last().unwrap_or_default().trim().trim_start_matches("error: ");
-                format!("it would not compile as a Rust regex either: {}", shown(reason))
+        match Pattern::parse(&config.body) {
+            Ok(_) => {
+                self.report.kept.push(format!(
+                    "{listener}: check http_body, with the regex `{regex}`; read it as https://docs.rs/regex has it"
+                ));
+                Some(config.body.clone())
             }
-        };
-        self.report.lost.push(format!(
-            "{listener}: check http_body becomes http: the status is looked at (2xx or 3xx), and the body is not. Its regex was `{}`; {compiles}",
-            shown(&config.body)
-        ));
+            Err(why) => {
+                let why = shown(why.rsplit(": ").next().unwrap_or_default());
+                self.report.lost.push(format!(
+                    "{listener}: check http_body becomes http: the status is looked at (2xx or 3xx), and the body is not. Its regex was `{regex}`, which hopfall cannot have: {why}"
+                ));
+                None
+            }
+        }
     }
 }
 
@@ -214,7 +228,8 @@ pub fn kept(config: &document::Config, settings: &Settings) -> String {
     let check = match settings.health.check {
         Check::None => "none",
         Check::Connection { .. } => "connection",
-        Check::Http { .. } => "http",
+        Check::Http { body: None, .. } => "http",
+        Check::Http { body: Some(_), .. } => "http_body",
     };
     let mut words = String::new();
     if config.algorithm == algorithm {

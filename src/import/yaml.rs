@@ -109,9 +109,12 @@ impl Page {
                 self.line(3, "check: connection");
                 (Some(interval), Some(timeout))
             }
-            Check::Http { path, interval, timeout } => {
-                self.line(3, "check: http");
+            Check::Http { path, body, interval, timeout } => {
+                self.line(3, if body.is_some() { "check: http_body" } else { "check: http" });
                 self.line(3, format!("path: {}", quoted(path)));
+                if let Some(body) = body {
+                    self.line(3, format!("body: {}", quoted(body)));
+                }
                 (Some(interval), Some(timeout))
             }
         };

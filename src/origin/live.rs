@@ -79,6 +79,11 @@ impl Upstream {
         &self.bounds
     }
 
+    /// The same target with other bounds, and with connections of its own.
+    pub fn bounded(&self, bounds: Bounds) -> Arc<Self> {
+        Upstream::new(self.connector.clone(), bounds, self.tls_name.clone())
+    }
+
     /// Closes idle connections that are no longer fit for use.
     pub fn sweep(&self) {
         self.idle.sweep();
@@ -134,6 +139,21 @@ impl Upstream {
                 Err(failure) => return Err(Outcome::Broken(failure)),
             }
         }
+    }
+
+    /// The same on a connection of its own, neither counted nor kept: as a health check must connect anew.
+    ///
+    /// # Errors
+    /// As [`Upstream::exchange`].
+    pub async fn exchange_apart(
+        self: &Arc<Self>,
+        address: SocketAddr,
+        request: RequestHeader,
+        deadline: Instant,
+    ) -> Result<Live, Outcome> {
+        let mut session = HttpSession::new(self.connect(address, deadline).await?);
+        self.read_head(&mut session, Box::new(request), deadline).await.map_err(Outcome::Broken)?;
+        Ok(Live { session, address, upstream: self.clone(), permit: None, bill: None })
     }
 
     async fn connect(&self, address: SocketAddr, deadline: Instant) -> Result<Stream, Outcome> {
@@ -352,7 +372,8 @@ pub fn is_ours(error: &std::io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(|error| ours.contains(&error))
 }
 
-fn connect_failure(error: &Error) -> Failure {
+/// Why no connection was made.
+pub fn connect_failure(error: &Error) -> Failure {
     match error.etype() {
         ErrorType::ConnectTimedout => Failure::ConnectionTimeout,
         ErrorType::ConnectRefused => Failure::ConnectionRefused,

@@ -20,7 +20,7 @@ use crate::pool::Asker;
 use crate::trip::Cached;
 
 pub use answer::Answer;
-pub use live::{Upstream, check_head, connector, is_ours};
+pub use live::{Upstream, check_head, connect_failure, connector, is_ours, request_head};
 pub use node::NodeOrigin;
 pub use s3::S3Origin;
 pub use store::StoreOrigin;

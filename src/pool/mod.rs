@@ -6,6 +6,7 @@ mod ring;
 mod stick;
 pub mod turns;
 
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,7 +17,7 @@ pub use node::{Condition, Endpoint, Node};
 use http::{HeaderMap, HeaderValue};
 
 use crate::config::{self, Algorithm, Mode};
-use crate::health::{Change, Signal};
+use crate::health::{Change, Failing, Signal};
 use crate::hedge::Budget;
 use crate::hop::{TargetId, Visited};
 use crate::location::Mark;
@@ -30,6 +31,8 @@ pub struct Pool {
     pub config: config::Pool,
     pub nodes: Vec<Arc<Node>>,
     robin: Mutex<Robin>,
+    /// Held while a node's health may change. Never for a node that is well and passes.
+    judging: Mutex<()>,
     /// With `algorithm: hash` and `source`.
     ring: Option<Ring>,
     stick: Stick,
@@ -69,7 +72,15 @@ impl Pool {
             }
         };
         let stick = Stick::new(config, identity, before);
-        Pool { config: config.clone(), nodes, robin: Mutex::new(robin), ring, stick, hedges: Budget::new() }
+        Pool {
+            config: config.clone(),
+            nodes,
+            robin: Mutex::new(robin),
+            judging: Mutex::default(),
+            ring,
+            stick,
+            hedges: Budget::new(),
+        }
     }
 
     /// The node that a later config means by this one: of the same name, and at the same address.
@@ -174,6 +185,24 @@ impl Pool {
 
     /// Takes in what was seen of one of this pool's nodes.
     pub fn observe(&self, node: &Node, signal: Signal, now: Duration, metrics: &Metrics) {
+        let why = match signal {
+            Signal::RequestPassed => "requests are served again",
+            Signal::RequestFailed => "requests to it fail",
+            Signal::CheckPassed => "its checks pass",
+            Signal::CheckFailed => "its checks fail",
+        };
+        self.take_in(node, signal, &why, now, metrics);
+    }
+
+    /// Takes in what came of a check of one of this pool's nodes.
+    pub fn observe_check(&self, node: &Node, result: &Result<(), Failing>, now: Duration, metrics: &Metrics) {
+        match result {
+            Ok(()) => self.observe(node, Signal::CheckPassed, now, metrics),
+            Err(why) => self.take_in(node, Signal::CheckFailed, &format_args!("its checks fail: {why}"), now, metrics),
+        }
+    }
+
+    fn take_in(&self, node: &Node, signal: Signal, why: &dyn Display, now: Duration, metrics: &Metrics) {
         let passed = matches!(signal, Signal::CheckPassed | Signal::RequestPassed);
         if passed && node.is_spotless() {
             return;
@@ -181,16 +210,33 @@ impl Pool {
         if matches!(signal, Signal::RequestPassed | Signal::RequestFailed) && !self.config.health.passive {
             return;
         }
-        let last = !self.nodes.iter().any(|other| other.target != node.target && other.is_up(now));
+        // One at a time: of two that fail at once, each would be let go because the other is still up.
+        let _one = self.judging.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = self.must_stay(node, now);
         let Some(change) = node.condition.take(signal, now, &self.config.health.thresholds, last) else { return };
         let (pool, name) = (self.name(), node.name.as_str());
         let (word, up) = match change {
             Change::Up => ("up", 1),
             Change::Down => ("down", 0),
         };
-        log::warn!("node {name} of pool {pool} is {word} ({signal:?})");
+        log::warn!("node {name} of pool {pool} is {word}: {why}");
         metrics.health_changes.with_label_values(&[pool, name, word]).inc();
         metrics.node_up.with_label_values(&[pool, name]).set(up);
+    }
+
+    /// Whether real requests may not bring this node down: none that takes requests would be left, or too many of the pool's
+    /// nodes would be down.
+    fn must_stay(&self, node: &Node, now: Duration) -> bool {
+        let (mut up, mut down) = (0, 0);
+        for other in self.nodes.iter().filter(|other| other.target != node.target) {
+            match (other.is_up(now), other.mode()) {
+                (true, Mode::Accept | Mode::Backup) => up += 1,
+                (true, Mode::Drain | Mode::Reject) => {}
+                (false, _) => down += 1,
+            }
+        }
+        let most = self.nodes.len() * self.config.health.eject_at_most as usize / 100;
+        up == 0 || down + 1 > most.max(1)
     }
 
     /// Takes in whether one of this pool's nodes had a file that it was asked for first.
@@ -486,6 +532,56 @@ mod tests {
         assert!((80..=100).contains(&of_a(at(20))), "a tenth of its weight: 1 in 11");
         assert!((320..=350).contains(&of_a(at(60))), "half of it: 1 in 3");
         assert_eq!(of_a(at(110)), 500);
+    }
+
+    #[test]
+    fn of_all_that_fail_at_once_one_stays_up() {
+        let nodes = "{ name: a, address: \"127.0.0.1:1\" }, { name: b, address: \"127.0.0.1:2\" }";
+        let metrics = Metrics::new().unwrap();
+        for _ in 0..500 {
+            let pool = pool_with("health: { fall: 1 }", nodes);
+            let together = std::sync::Barrier::new(2);
+            std::thread::scope(|scope| {
+                for node in &pool.nodes {
+                    scope.spawn(|| {
+                        together.wait();
+                        pool.observe(node, Signal::RequestFailed, Duration::ZERO, &metrics);
+                    });
+                }
+            });
+            assert_eq!(pool.nodes.iter().filter(|node| node.is_up(Duration::ZERO)).count(), 1);
+        }
+    }
+
+    #[test]
+    fn a_node_that_takes_no_requests_is_not_the_one_that_is_left() {
+        let pool = pool_with("health: { fall: 1 }", THREE);
+        let metrics = Metrics::new().unwrap();
+        let [a, b, c] = [0, 1, 2].map(|i| &pool.nodes[i]);
+        b.set_mode(Mode::Reject);
+        c.set_mode(Mode::Drain);
+        pool.observe(a, Signal::RequestFailed, Duration::ZERO, &metrics);
+        assert!(a.is_up(Duration::ZERO));
+        c.set_mode(Mode::Backup);
+        pool.observe(a, Signal::RequestFailed, Duration::ZERO, &metrics);
+        assert!(!a.is_up(Duration::ZERO));
+    }
+
+    #[test]
+    fn no_more_of_a_pool_than_its_share_is_ejected() {
+        let nodes: Vec<_> = (1..=10).map(|i| format!("{{ name: n{i}, address: \"127.0.0.1:{i}\" }}")).collect();
+        let metrics = Metrics::new().unwrap();
+        for (percent, ejected) in [(0, 1), (10, 1), (50, 5), (99, 9), (100, 9)] {
+            let pool = pool_with(&format!("health: {{ fall: 1, eject_at_most: {percent} }}"), &nodes.join(", "));
+            for node in &pool.nodes {
+                pool.observe(node, Signal::RequestFailed, Duration::ZERO, &metrics);
+            }
+            let down = pool.nodes.iter().filter(|node| !node.is_up(Duration::ZERO)).count();
+            assert_eq!(down, ejected, "{percent} %");
+            let late = Err(Failing::Late);
+            pool.observe_check(&pool.nodes[9], &late, Duration::ZERO, &metrics);
+            assert!(!pool.nodes[9].is_up(Duration::ZERO), "a check says what is so");
+        }
     }
 
     #[test]

@@ -228,45 +228,6 @@ fn a_node_stopped_under_load_fails_no_get() {
 }
 
 #[test]
-fn a_health_check_takes_a_node_out_and_back() {
-    for check in ["http", "connection"] {
-        let mut node = Nginx::with_files(&[("cat.jpg", b"x"), ("health", b"ok")]);
-        let other = Nginx::with_files(&[("cat.jpg", b"x"), ("health", b"ok")]);
-        let health =
-            format!("health: {{ check: {check}, path: /health, interval: 100ms, timeout: 100ms, fall: 2, rise: 2 }}");
-        let hopfall = Fleet::new().node("flapping", node.addr()).node("other", other.addr()).pool(&health).start();
-        let up = |name: &str| hopfall.metrics().value("hopfall_node_up", &[("node", name)]);
-        for _ in 0..2 {
-            node.kill();
-            wait_until("it is down", PATIENCE, || up("flapping") == 0.0);
-            assert_eq!(up("other"), 1.0);
-            node.restart();
-            wait_until("it is up", PATIENCE, || up("flapping") == 1.0);
-        }
-        let metrics = hopfall.metrics();
-        assert!(metrics.value("hopfall_health_changes_total", &[("node", "flapping"), ("to", "down")]) >= 2.0);
-        assert!(metrics.value("hopfall_health_checks_total", &[("node", "other"), ("result", "passed")]) >= 2.0);
-        assert_eq!(hopfall.get("/cat.jpg").status, 200);
-    }
-}
-
-#[test]
-fn an_http_check_wants_2xx_or_3xx() {
-    let sick = Origin::respond(|request| match request.target.as_str() {
-        "/health" => Reply::status(500),
-        _ => Reply::ok("x"),
-    });
-    let moved = Origin::respond(|_| Reply::status(302));
-    let health = "health: { check: http, path: /health, interval: 50ms, fall: 1, rise: 1, host: check.example }";
-    let hopfall = Fleet::new().node("sick", sick.addr()).node("moved", moved.addr()).pool(health).start();
-    let up = |name: &str| hopfall.metrics().value("hopfall_node_up", &[("node", name)]);
-    wait_until("it is down", PATIENCE, || up("sick") == 0.0);
-    wait_until("the other is checked", PATIENCE, || !moved.requests().is_empty());
-    assert_eq!(up("moved"), 1.0);
-    assert_eq!(moved.requests()[0].header("host"), Some("check.example"));
-}
-
-#[test]
 fn a_status_in_fallback_on_goes_on_and_another_is_served() {
     let cases: &[(&str, u16, u16)] = &[
         // the pool's keys, what the first node says, what the client gets

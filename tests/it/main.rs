@@ -16,6 +16,7 @@ mod docker;
 mod floors;
 mod harness;
 mod hash;
+mod health;
 mod healthcheck;
 mod hedge;
 mod hostile;

@@ -5,7 +5,11 @@
 //! check would ever bring it back, the ejection ends by itself after `eject_for`, on trial: one more
 //! failure ejects it again at once.
 
+mod expected;
+
 use std::time::Duration;
+
+pub use expected::{Expected, Failing};
 
 /// When a node's health changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
