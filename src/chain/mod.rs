@@ -35,7 +35,7 @@ use crate::health::Signal;
 use crate::hop::{TargetId, Visited};
 use crate::location::PathId;
 use crate::metrics::Metrics;
-use crate::origin::{Answer, Ask, Asked, NodeOrigin, Origin, Piece, S3Origin, StoreOrigin, Upstream, connector};
+use crate::origin::{Answer, Ask, Asked, NodeOrigin, Origin, Piece, S3Origin, StoreOrigin, Tls, Upstream, connector};
 use crate::pool::turns::{Turn, Waited};
 use crate::pool::{Asker, Node, Pool};
 use crate::snapshot::{Caller, Snapshot};
@@ -96,15 +96,17 @@ impl Chain {
     /// `before` is the chain that this one follows. What has not changed is shared with it: connections to nodes, and whole
     /// stores with all that they keep.
     pub fn new(snapshot: Arc<Snapshot>, metrics: Arc<Metrics>, before: Option<&Chain>) -> Self {
-        let connector = before.map_or_else(|| connector(None), |before| before.connector.clone());
+        let connector = before.map_or_else(|| connector(), |before| before.connector.clone());
         let origins = |pool: &Pool| {
             let host = pool.config.host.as_deref();
-            let origin = |node: &Arc<Node>| {
+            let origin = |(node, config): (&Arc<Node>, &config::Node)| {
                 let known = before.and_then(|before| before.upstream_of(pool, node));
-                let upstream = known.unwrap_or_else(|| Upstream::new(connector.clone(), pool.config.bounds, None));
+                let upstream = known.unwrap_or_else(|| {
+                    Upstream::new(connector.clone(), pool.config.bounds, Tls::to_node(&pool.config, config))
+                });
                 NodeOrigin::new(node.clone(), upstream, pool.config.fallback_on.clone(), host)
             };
-            pool.nodes.iter().map(origin).collect()
+            pool.nodes.iter().zip(&pool.config.nodes).map(origin).collect()
         };
         let nodes = snapshot.pools.iter().map(origins).collect();
         let same_identity = before.is_some_and(|before| before.snapshot.config.identity == snapshot.config.identity);
@@ -129,9 +131,10 @@ impl Chain {
     /// The connections to a node that a later snapshot means by this one, if they suit it.
     fn upstream_of(&self, pool: &Pool, node: &Node) -> Option<Arc<Upstream>> {
         let own = self.snapshot.pools.iter().position(|own| own.name() == pool.name())?;
-        let same_bounds = self.snapshot.pools[own].config.bounds == pool.config.bounds;
+        let was = &self.snapshot.pools[own].config;
+        let same = (was.bounds, &was.tls) == (pool.config.bounds, &pool.config.tls);
         let known = self.nodes[own].iter().find(|known| Arc::ptr_eq(&known.node().endpoint, &node.endpoint))?;
-        same_bounds.then(|| known.shared_upstream())
+        same.then(|| known.shared_upstream())
     }
 
     /// The store that has this folder open.

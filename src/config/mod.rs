@@ -5,6 +5,7 @@
 pub mod load;
 mod logging;
 pub mod model;
+mod pem;
 mod resolve;
 
 use std::net::SocketAddr;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_credential_types::Credentials;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::disk;
 use crate::fallback::Plan;
@@ -136,11 +138,43 @@ pub struct Pool {
     pub host: Option<String>,
     /// The header that connections to nodes begin with.
     pub proxy_protocol: Option<Version>,
+    /// `None` is plain HTTP.
+    pub tls: Option<NodeTls>,
     pub bounds: Bounds,
     pub tunnel_timeout: Duration,
     pub hedge: Option<hedge::Rules>,
     pub health: Health,
     pub nodes: Vec<Node>,
+}
+
+/// TLS to the nodes of a pool.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeTls {
+    pub ca: Option<Authorities>,
+    /// Instead of the host of a node's address.
+    pub server_name: Option<String>,
+    pub verify: bool,
+    pub client: Option<ClientCertificate>,
+}
+
+impl NodeTls {
+    /// The name that this node is asked for and must have in its certificate.
+    pub fn name_of<'a>(&'a self, node: &'a Node) -> &'a str {
+        self.server_name.as_deref().unwrap_or(&node.address.host)
+    }
+}
+
+/// CA certificates that are trusted instead of the system's; at least one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Authorities(pub Arc<[CertificateDer<'static>]>);
+
+/// What nodes are shown that ask for a certificate. The key is its certificate's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClientCertificate {
+    /// The certificate, then its intermediates.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Never printed: its Debug leaves it out.
+    pub key: Arc<PrivateKeyDer<'static>>,
 }
 
 /// How clients that come again are known.
@@ -209,7 +243,7 @@ pub struct Store {
     pub budget_per_day: Option<u64>,
     pub disk: Option<Disk>,
     pub shared_memory: u64,
-    pub ca: Option<PathBuf>,
+    pub ca: Option<Authorities>,
     pub bounds: Bounds,
 }
 

@@ -285,7 +285,10 @@ pub struct Pool {
     /// (binary), <https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt>. For pools of `tcp` listeners only.
     /// Default `none`.
     pub proxy_protocol: Option<Field<SendProxy>>,
-    /// Longest time to open a connection to a node. Passing it is `connection_timeout`. Default 2s.
+    /// TLS to the nodes, for pools of `http` and `https` listeners. Default: plain HTTP; `tls: {}` turns it on.
+    pub tls: Option<NodeTls>,
+    /// Longest time to open a connection to a node, TLS handshake included. Passing it is `connection_timeout`. Default
+    /// 2s.
     pub connect_timeout: Option<Field<Duration>>,
     /// Longest wait for a node's response head, from the request's last byte. Passing it is
     /// `http_response_timeout` (RFC 9209 §2.3.12); GET and HEAD then go on. Default 5s; must be below
@@ -313,6 +316,23 @@ pub struct Pool {
     /// The nodes. At least one.
     #[schemars(length(min = 1))]
     pub nodes: Vec<Node>,
+}
+
+/// TLS 1.2 or 1.3 to the nodes, with HTTP/1.1 in it. Files are read when the config is.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct NodeTls {
+    /// PEM file with the CA certificates to trust instead of the system's.
+    pub ca: Option<Field<String>>,
+    /// The name that a node is asked for (SNI, RFC 6066 §3) and that its certificate must have. Default: the pool's
+    /// `host` without its port; else the host of the node's `address` as it is written.
+    pub server_name: Option<Field<String>>,
+    /// Whether certificates are verified. Without it anybody in between can read and change all. Default true.
+    pub verify: Option<Field<bool>>,
+    /// PEM file with the certificate that nodes are shown when they ask for one, then its intermediates. Default: none.
+    pub certificate: Option<Field<String>>,
+    /// PEM file with its private key (PKCS #8, PKCS #1 or SEC 1).
+    pub key: Option<Field<String>>,
 }
 
 /// How clients that come again are known. It chooses the first target only.
@@ -350,7 +370,7 @@ pub struct Hedge {
 #[schemars(deny_unknown_fields)]
 pub struct Health {
     /// Active check: `none`, `connection` (a TCP connect), `http` (a GET whose status is looked at) or `http_body` (the
-    /// body too). Default `none`.
+    /// body too). In a pool with `tls` the last two go by TLS. Default `none`.
     pub check: Option<Field<Check>>,
     /// Path that an `http` or `http_body` check asks for. Default `/`.
     pub path: Option<Field<String>>,

@@ -8,13 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_credential_types::Credentials;
+use rustls::pki_types::ServerName;
 use serde_saphyr::Location as Place;
 
 use super::load::{Problem, nearest};
 use super::model::{self, Addressing, Field, File, SecretRef};
+use super::pem;
 use super::{
-    Access, Bounds, CertificateFiles, Config, Destination, Disk, Facility, Health, Identity, Listener, Location, Log,
-    Node, Output, Pool, Protocol, Route, Secret, Serves, Stickiness, Store, Surroundings, Throttle, Tls,
+    Access, Authorities, Bounds, CertificateFiles, Config, Destination, Disk, Facility, Health, Identity, Listener,
+    Location, Log, Node, NodeTls, Output, Pool, Protocol, Route, Secret, Serves, Stickiness, Store, Surroundings,
+    Throttle, Tls,
 };
 use crate::disk;
 use crate::fallback::{Plan, Stage};
@@ -280,6 +283,12 @@ impl Resolver<'_> {
         if let Some(field) = kind.filter(|kind| kind.text() == "cookie") {
             self.bad(field, "in the pool of a tcp listener, which sees no cookies", "write table");
         }
+        if pool.tls.is_some()
+            && let Some(node) = pool.nodes.first()
+        {
+            let fix = "give it a pool without `tls`: what TLS a client speaks is passed on to the node as it is";
+            self.bad(&node.address, "a node with `tls`, in the pool of a tcp listener", fix);
+        }
     }
 
     /// A pool for tcp, a route for the rest; the other key must not be there.
@@ -383,6 +392,7 @@ impl Resolver<'_> {
             from_nodes: self.value(pool.from_nodes.as_ref(), model::FromNodes::NoNodes),
             host,
             proxy_protocol,
+            tls: pool.tls.as_ref().map(|tls| self.node_tls(tls, pool)),
             bounds: Bounds {
                 connect_timeout: self.time(pool.connect_timeout.as_ref(), secs(2)),
                 header_timeout: self.time(pool.header_timeout.as_ref(), secs(5)),
@@ -397,6 +407,71 @@ impl Resolver<'_> {
             health: self.health(pool.health.as_ref()),
             nodes: pool.nodes.iter().map(|node| self.node(node)).collect(),
         }
+    }
+
+    fn node_tls(&mut self, tls: &model::NodeTls, pool: &model::Pool) -> NodeTls {
+        let is_name = |name: &str| ServerName::try_from(name).is_ok();
+        let server_name = match (&tls.server_name, &pool.host) {
+            (Some(field), _) => {
+                if !is_name(field.text()) {
+                    self.bad(field, "not a name that a certificate can have", "write a host or an IP address, no port");
+                }
+                Some(field.text().to_owned())
+            }
+            (None, Some(host)) if host.text() != "preserve" => {
+                HostPort::parse(host.text()).map(|host| host.host).ok().or_else(|| Some(host.text().to_owned()))
+            }
+            (None, _) => None,
+        };
+        let names_are_their_own = server_name.is_none();
+        for node in pool.nodes.iter().filter(|_| names_are_their_own) {
+            if HostPort::parse(node.address.text()).is_ok_and(|address| !is_name(&address.host)) {
+                let fix = "write `server_name` in `tls`";
+                self.bad(&node.address, "its host is not a name that a certificate can have", fix);
+            }
+        }
+        if let (None, Some(host)) = (&tls.server_name, &pool.host)
+            && server_name.as_deref().is_some_and(|name| !is_name(name))
+        {
+            self.bad(host, "not a name that a certificate can have", "write `server_name` in `tls`");
+        }
+        let verify = self.value(tls.verify.as_ref(), true);
+        if let Some(ca) = tls.ca.as_ref().filter(|_| !verify) {
+            self.bad(ca, "a CA, where nothing is verified", "remove it, or `verify: false`");
+        }
+        let client = match (&tls.certificate, &tls.key) {
+            (Some(certificate), Some(key)) => {
+                self.read(certificate).zip(self.read(key)).and_then(|(chain, private)| {
+                    pem::client(&chain, &private).map_err(|what| self.bad(certificate, what, "name a PEM pair")).ok()
+                })
+            }
+            (Some(lonely), None) => {
+                self.bad(lonely, "a certificate without its key", "add `key`");
+                None
+            }
+            (None, Some(lonely)) => {
+                self.bad(lonely, "a key without its certificate", "add `certificate`");
+                None
+            }
+            (None, None) => None,
+        };
+        NodeTls {
+            ca: tls.ca.as_ref().filter(|_| verify).and_then(|ca| self.authorities(ca)),
+            server_name,
+            verify,
+            client,
+        }
+    }
+
+    fn authorities(&mut self, file: &Field<String>) -> Option<Authorities> {
+        let text = self.read(file)?;
+        pem::authorities(&text).map_err(|what| self.bad(file, what, "name a PEM file of CA certificates")).ok()
+    }
+
+    /// The text of a file that the config names.
+    fn read(&mut self, file: &Field<String>) -> Option<String> {
+        let read = (self.surroundings.read)(Path::new(file.text()));
+        read.map_err(|error| self.bad(file, &format!("cannot be read: {error}"), "name a PEM file that can")).ok()
     }
 
     fn node(&mut self, node: &model::Node) -> Node {
@@ -564,7 +639,7 @@ impl Resolver<'_> {
             disk: store.disk.as_ref().map(|disk| self.disk(disk)),
             shared_memory: self.value(store.shared_memory.as_ref(), Bytes(64 << 20)).0,
             on_403: self.value(store.on_403.as_ref(), model::OnDenied::Probe),
-            ca: store.ca.as_ref().map(|ca| PathBuf::from(ca.text())),
+            ca: store.ca.as_ref().and_then(|ca| self.authorities(ca)),
             bounds: Bounds {
                 connect_timeout: self.time(store.connect_timeout.as_ref(), secs(3)),
                 header_timeout: self.time(store.header_timeout.as_ref(), secs(10)),

@@ -25,6 +25,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::bill::Bill;
 use super::idle::Idle;
+use super::tls::{self, Tls};
 use super::wire::Wire;
 use crate::config::Bounds;
 use crate::fallback::{Busy, Failure, Outcome};
@@ -40,8 +41,8 @@ const DRAIN_TIME: Duration = Duration::from_millis(250);
 pub struct Upstream {
     connector: Arc<TransportConnector>,
     bounds: Bounds,
-    /// The name to ask a certificate for; `None` is plain HTTP.
-    tls_name: Option<String>,
+    /// `None` is plain HTTP.
+    tls: Option<Arc<Tls>>,
     /// Made once per address: a peer is large.
     peer: ArcSwapOption<HttpPeer>,
     idle: Idle,
@@ -56,23 +57,14 @@ pub struct Live {
     bill: Option<Arc<Bill>>,
 }
 
-/// What opens connections, for any number of targets. `ca` is a file of CA certificates to trust instead of
-/// the system's.
-pub fn connector(ca: Option<String>) -> Arc<TransportConnector> {
-    let mut options = ConnectorOptions::new(0);
-    options.ca_file = ca;
-    Arc::new(TransportConnector::new(Some(options)))
+/// What opens connections, for any number of targets.
+pub fn connector() -> Arc<TransportConnector> {
+    Arc::new(TransportConnector::new(Some(ConnectorOptions::new(0))))
 }
 
 impl Upstream {
-    pub fn new(connector: Arc<TransportConnector>, bounds: Bounds, tls_name: Option<String>) -> Arc<Self> {
-        Arc::new(Upstream {
-            connector,
-            bounds,
-            tls_name,
-            peer: ArcSwapOption::empty(),
-            idle: Idle::new(bounds.keepalive),
-        })
+    pub fn new(connector: Arc<TransportConnector>, bounds: Bounds, tls: Option<Arc<Tls>>) -> Arc<Self> {
+        Arc::new(Upstream { connector, bounds, tls, peer: ArcSwapOption::empty(), idle: Idle::new(bounds.keepalive) })
     }
 
     pub fn bounds(&self) -> &Bounds {
@@ -81,7 +73,7 @@ impl Upstream {
 
     /// The same target with other bounds, and with connections of its own.
     pub fn bounded(&self, bounds: Bounds) -> Arc<Self> {
-        Upstream::new(self.connector.clone(), bounds, self.tls_name.clone())
+        Upstream::new(self.connector.clone(), bounds, self.tls.clone())
     }
 
     /// Closes idle connections that are no longer fit for use.
@@ -161,17 +153,34 @@ impl Upstream {
         match timeout_at(deadline, self.connector.new_stream(peer.as_ref())).await {
             Ok(Ok(stream)) => Ok(Box::new(Wire::new(stream))),
             Ok(Err(error)) if error.root_cause().downcast_ref().is_some_and(is_ours) => Err(Outcome::Busy(Busy::Full)),
-            Ok(Err(error)) => Err(Outcome::Down(connect_failure(&error))),
+            Ok(Err(error)) => {
+                self.tell(&error);
+                Err(Outcome::Down(connect_failure(&error)))
+            }
             Err(_) => Err(Outcome::Down(Failure::ConnectionTimeout)),
         }
     }
 
-    fn peer(&self, address: SocketAddr) -> Arc<HttpPeer> {
+    /// Tells an operator what to mend, if it is TLS that failed.
+    pub fn tell(&self, error: &Error) {
+        if let Some(tls) = &self.tls
+            && (tls::failure(error).is_some() || tls::is_alert(error))
+        {
+            tls.tell(error);
+        }
+    }
+
+    /// What a connection to this address is opened with.
+    pub fn peer(&self, address: SocketAddr) -> Arc<HttpPeer> {
         let wanted = pingora::protocols::l4::socket::SocketAddr::Inet(address);
         if let Some(peer) = self.peer.load_full().filter(|peer| peer._address == wanted) {
             return peer;
         }
-        let mut peer = HttpPeer::new(address, self.tls_name.is_some(), self.tls_name.clone().unwrap_or_default());
+        let name = self.tls.as_ref().map_or("", |tls| tls.name());
+        let mut peer = HttpPeer::new(address, self.tls.is_some(), name.to_owned());
+        if let Some(tls) = &self.tls {
+            tls.equip(&mut peer);
+        }
         peer.options.connection_timeout = Some(self.bounds.connect_timeout);
         peer.options.total_connection_timeout = Some(self.bounds.connect_timeout);
         let peer = Arc::new(peer);
@@ -196,7 +205,7 @@ impl Upstream {
         let reading = async {
             // One for each hint that a node may have, and no storm.
             for _ in 0..INTERIM_HEADS {
-                let length = session.read_response().await.map_err(|error| read_failure(&error))?;
+                let length = session.read_response().await.map_err(|error| self.read_failure(&error))?;
                 let Some(head) = session.resp_header() else { return Err(Failure::HttpProtocolError) };
                 if head.status.is_informational() && head.status != 101 {
                     Wire::drop_interim(session.stream(), length);
@@ -208,6 +217,18 @@ impl Upstream {
             Err(Failure::HttpProtocolError)
         };
         timeout_at(until(deadline), reading).await.unwrap_or(Err(Failure::HttpResponseTimeout))
+    }
+
+    fn read_failure(&self, error: &Error) -> Failure {
+        match error.etype() {
+            ErrorType::ReadError if self.tls.is_some() && tls::is_alert(error) => {
+                self.tell(error);
+                Failure::TlsAlertReceived
+            }
+            ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => Failure::ConnectionTerminated,
+            ErrorType::ReadTimedout => Failure::HttpResponseTimeout,
+            _ => Failure::HttpProtocolError,
+        }
     }
 }
 
@@ -377,18 +398,6 @@ pub fn connect_failure(error: &Error) -> Failure {
     match error.etype() {
         ErrorType::ConnectTimedout => Failure::ConnectionTimeout,
         ErrorType::ConnectRefused => Failure::ConnectionRefused,
-        ErrorType::TLSHandshakeFailure
-        | ErrorType::TLSHandshakeTimedout
-        | ErrorType::InvalidCert
-        | ErrorType::HandshakeError => Failure::TlsProtocolError,
-        _ => Failure::DestinationUnavailable,
-    }
-}
-
-fn read_failure(error: &Error) -> Failure {
-    match error.etype() {
-        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => Failure::ConnectionTerminated,
-        ErrorType::ReadTimedout => Failure::HttpResponseTimeout,
-        _ => Failure::HttpProtocolError,
+        _ => tls::failure(error).unwrap_or(Failure::DestinationUnavailable),
     }
 }

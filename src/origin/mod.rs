@@ -8,6 +8,7 @@ mod node;
 mod s3;
 mod store;
 mod tape;
+mod tls;
 mod wire;
 
 use async_trait::async_trait;
@@ -24,6 +25,7 @@ pub use live::{Upstream, check_head, connect_failure, connector, is_ours, reques
 pub use node::NodeOrigin;
 pub use s3::S3Origin;
 pub use store::StoreOrigin;
+pub use tls::Tls;
 
 /// What is asked of an origin.
 #[derive(Clone, Copy)]

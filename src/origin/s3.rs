@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::bill::Bill;
 use super::live::{Live, Upstream, connector, request_head};
+use super::tls::Tls;
 use crate::conditional;
 use crate::config::{self, Addressing, OnDenied};
 use crate::fallback::{Busy, Failure, Outcome};
@@ -60,7 +61,6 @@ impl S3Origin {
             same_place && was.is_some_and(|was| (was.bounds, was.tls, &was.ca) == (store.bounds, store.tls, &store.ca));
         let target_metrics = metrics.target(&store.name, &store.name);
         let bounds = store.bounds;
-        let ca = store.ca.as_ref().map(|ca| ca.display().to_string());
         S3Origin {
             endpoint: match before.filter(|_| same_place) {
                 Some(before) => before.endpoint.clone(),
@@ -76,7 +76,7 @@ impl S3Origin {
             all_metrics: metrics.clone(),
             upstream: match before.filter(|_| same_connections) {
                 Some(before) => before.upstream.clone(),
-                None => Upstream::new(connector(ca), bounds, store.tls.then(|| store.address.host.clone())),
+                None => Upstream::new(connector(), bounds, Tls::to_store(store)),
             },
             signer: Signer::new(&store.credentials, &store.region, &store.host),
             bucket: AtomicU8::new(match before.filter(|_| same_bucket && same_place) {

@@ -1,6 +1,7 @@
 //! The active check of one node: again and again, beside the checks of all others and beside all requests.
 //!
-//! Each check is a connection of its own: an idle one shows nothing of whether the node can be connected to.
+//! Each check is a connection of its own: an idle one shows nothing of whether the node can be connected to. By TLS they
+//! trust and ask for what requests do.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

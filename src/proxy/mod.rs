@@ -33,7 +33,7 @@ use crate::edge::Connection;
 use crate::fallback::{Failure, Outcome, Refusal};
 use crate::framing::Body;
 use crate::headers::{self, Client, PROXY_STATUS};
-use crate::origin::check_head;
+use crate::origin::{check_head, connect_failure};
 use crate::routing;
 use crate::snapshot::Caller;
 use crate::trip::Trip;
@@ -239,12 +239,10 @@ impl ProxyHttp for Front {
         context: &mut Context,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        let failure = match error.etype() {
-            ErrorType::ConnectTimedout => Failure::ConnectionTimeout,
-            ErrorType::ConnectRefused => Failure::ConnectionRefused,
-            _ => Failure::DestinationUnavailable,
-        };
-        self.record(context, Outcome::Down(failure));
+        if let Some(upstream) = context.native.as_ref().and_then(|native| Front::upstream(&context.site, native)) {
+            upstream.tell(&error);
+        }
+        self.record(context, Outcome::Down(connect_failure(&error)));
         // Nothing was sent, so the next node may be asked whatever the method.
         error.set_retry(true);
         error

@@ -12,6 +12,7 @@ use crate::chain::Certain;
 use crate::fallback::{Busy, Failure, Kind, Outcome, Plan, Refusal, Repeat, Search, Step};
 use crate::health::Signal;
 use crate::location::Mark;
+use crate::origin::Upstream;
 use crate::pool::turns::Turn;
 use crate::pool::{Asker, Node, Permit, Pool};
 use crate::snapshot::Caller;
@@ -34,6 +35,11 @@ impl Front {
         let (pool, node) = native.asked?;
         let pool = site.chain.snapshot.pools.get(pool)?;
         Some((pool, pool.nodes.get(node)?))
+    }
+
+    pub(super) fn upstream<'a>(site: &'a Site, native: &Native) -> Option<&'a Upstream> {
+        let (pool, node) = native.asked?;
+        site.chain.upstream(pool, node)
     }
 
     /// Records what came of the native attempt under way, once.
@@ -109,9 +115,7 @@ impl Front {
                 continue;
             };
             native.permit = Some(permit);
-            let mut peer = HttpPeer::new(address, false, String::new());
-            peer.options.connection_timeout = Some(pool.config.bounds.connect_timeout);
-            peer.options.total_connection_timeout = Some(pool.config.bounds.connect_timeout);
+            let mut peer = HttpPeer::clone(&*Front::upstream(&site, native)?.peer(address));
             peer.options.read_timeout = Some(pool.config.tunnel_timeout);
             peer.options.write_timeout = Some(pool.config.tunnel_timeout);
             return Some(Box::new(peer));

@@ -37,4 +37,5 @@ mod store;
 mod tcp;
 mod throttle;
 mod tls;
+mod tls_to_nodes;
 mod upgrade;
