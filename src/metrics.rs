@@ -254,13 +254,13 @@ impl Metrics {
             health_checks: counters(
                 &registry,
                 "health_checks_total",
-                "Active checks; `result` is `passed` or `failed`.",
+                "Active checks; `result` is `passed` or `failed`. One that this process had no files or ports for is not counted.",
                 &["pool", "node", "result"],
             )?,
             health_changes: counters(
                 &registry,
                 "health_changes_total",
-                "Changes of health; `to` is `up` or `down`.",
+                "Changes of health; `to` is `up` or `down`. The log says why.",
                 &["pool", "node", "to"],
             )?,
             s3_requests: counters(
