@@ -6,6 +6,7 @@
 
 mod support;
 
+mod availability;
 mod balance;
 mod bounds;
 mod chain;

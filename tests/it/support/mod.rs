@@ -14,6 +14,8 @@ pub mod curl;
 pub mod fleet;
 pub mod haproxy;
 pub mod hopfall;
+pub mod keepalived;
+pub mod lan;
 pub mod metrics;
 pub mod nginx;
 pub mod origin;

@@ -10,16 +10,18 @@ use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 
 const SCRIPT: &str = r#"
-groups= ; paths=
+groups= ; namespaces= ; paths=
 while read -r verb what; do
   case $verb in
     group) groups="$groups $what" ;;
     ended) left= ; for g in $groups; do [ "$g" = "$what" ] || left="$left $g"; done; groups=$left ;;
+    namespace) namespaces="$namespaces $what" ;;
     path) paths="$paths$what
 " ;;
   esac
 done
 for g in $groups; do kill -s KILL -- "-$g"; done
+for n in $namespaces; do ip netns delete "$n"; done
 printf %s "$paths" | while read -r path; do rm -rf -- "$path"; done
 "#;
 
@@ -36,6 +38,11 @@ pub fn forget_group(pid: u32) {
 /// Remove this file or folder at the end.
 pub fn guard_path(path: &Path) {
     tell(&format!("path {}", path.display()));
+}
+
+/// Remove this network namespace at the end; by then it may be gone already.
+pub fn guard_namespace(name: &str) {
+    tell(&format!("namespace {name}"));
 }
 
 fn tell(line: &str) {
