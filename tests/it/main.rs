@@ -28,6 +28,7 @@ mod logs;
 mod loops;
 mod metrics;
 mod native;
+mod peers;
 mod proxy_protocol;
 mod reload;
 mod routing;
