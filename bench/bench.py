@@ -57,9 +57,9 @@ def check_answers(proxy, scenario, meter):
 
 def run_scenario(scenario, chosen, world, meter, rounds, running):
     """Samples by proxy: rounds go A B C D A B C D, so that a drift of the machine hits all alike."""
-    crowd = [p(world, scenario.access_log) for p in chosen if p.takes_part(scenario)]
+    crowd = [p(world, scenario) for p in chosen if p.takes_part(scenario)]
     running += crowd
-    restarted = scenario.name == "idle" or scenario.kind == "mix"
+    restarted = scenario.idle or scenario.kind == "mix"
     for proxy in crowd:
         proxy.start()
         check_answers(proxy, scenario, meter)

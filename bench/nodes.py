@@ -28,7 +28,7 @@ daemon off;
 worker_processes 1;
 pid {dir}/pid;
 error_log stderr crit;
-events {{ worker_connections 4096; }}
+events {{ worker_connections 12000; }}
 http {{
     access_log off;
     log_not_found off;

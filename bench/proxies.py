@@ -1,11 +1,13 @@
 """The proxies side by side: hopfall and its peers, each with one thread on one core and the same upstreams.
 
-Each has up to five doors:
+For HTTP each has up to five doors:
   web    two nodes of equal weight, then S3
   first  the same with 255 : 1 for node a, which is so asked first by (almost) every request
   chain  web, where S3 must be reachable: HAProxy needs a detour for that
   tls    web over TLS 1.3
   h2     web over cleartext HTTP/2 with prior knowledge
+
+For layer 4 another process has one, `tcp`: two nodes of equal weight, and each client's bytes to one of them.
 
 Keep-alive limits are out of the way everywhere, access logs off unless asked for. What else is tuned, and why, stands
 beside it; the rest is each program's default.
@@ -27,17 +29,19 @@ class Proxy(Server):
     CANNOT = {}  # scenario: why it is left out
     ONLY = ()  # scenarios that it is for, if not for all
 
-    def __init__(self, world, access_log=False):
-        self.work = world.work / f"{self.NAME}{'-log' if access_log else ''}"
+    def __init__(self, world, scenario):
+        self.access_log, self.tcp = scenario.access_log, scenario.door == "tcp"
+        self.work = world.work / f"{self.NAME}{'-log' if self.access_log else ''}{'-tcp' if self.tcp else ''}"
         self.work.mkdir(exist_ok=True)
-        self.access_log = access_log
-        self.doors = {door: free_port() for door in self.DOORS}
+        self.doors = {door: free_port() for door in (("tcp",) if self.tcp else self.DOORS)}
         super().__init__(
             self.NAME, self.build(world), self.work / "output", list(self.doors.values()), world.proxy_core, self.ENV
         )
 
     DOORS = ("web", "first", "tls", "h2")
     ENV = {}
+    CONFIG = ""
+    TCP = ""  # the configuration for layer 4
 
     @classmethod
     def takes_part(cls, scenario):
@@ -105,15 +109,30 @@ routes:
   first: {{ chain: [first, s3] }}
 """
 
+    # max_in_flight: as many connections as clients open.
+    TCP = """\
+threads: 1
+shutdown_timeout: 1s
+log: {{ level: error }}
+listeners:
+  - {{ name: tcp, address: "127.0.0.1:{tcp}", protocol: tcp, pool: even, {limits} }}
+pools:
+  even:
+    max_in_flight: {connections}
+    nodes:
+      - {{ name: a, address: "127.0.0.1:{a}" }}
+      - {{ name: b, address: "127.0.0.1:{b}" }}
+"""
+
     def build(self, world):
         access = f'{{ format: combined, path: "{self.work}/access.log" }}' if self.access_log else "{ format: off }"
         config = self.work / "hopfall.yaml"
         config.write_text(
-            self.CONFIG.format(
+            (self.TCP if self.tcp else self.CONFIG).format(
                 **self.doors, **world.upstreams, access=access, bucket=BUCKET, location=self.LOCATION,
                 disk=self.DISK.format(folder=self.folder()),
-                certificate=world.certificate, key=world.key,
-                limits=f"max_connections: {CLIENTS}, requests_per_connection: 100000000",
+                certificate=world.certificate, key=world.key, connections=CLIENTS,
+                limits=f"max_connections: {CLIENTS}" + ("" if self.tcp else ", requests_per_connection: 100000000"),
             )
         )  # fmt: skip
         return [str(world.hopfall), "run", "-c", str(config)]
@@ -203,12 +222,31 @@ http {{
 }}
 """
 
+    TCP = """\
+load_module /usr/lib/nginx/modules/ngx_stream_module.so;
+daemon off;
+{user}
+worker_processes 1;
+pid {dir}/pid;
+error_log stderr crit;
+events {{ worker_connections {connections}; }}
+stream {{
+    access_log off;
+    upstream even {{
+        server 127.0.0.1:{a} max_fails=0;
+        server 127.0.0.1:{b} max_fails=0;
+    }}
+    server {{ listen 127.0.0.1:{tcp} backlog=4096; proxy_pass even; }}
+}}
+"""
+
     def build(self, world):
         (self.work / "tmp").mkdir(exist_ok=True)
         config = self.work / "nginx.conf"
         config.write_text(
-            self.CONFIG.format(
-                **self.doors, **world.upstreams, dir=self.work, connections=CLIENTS + 512,
+            (self.TCP if self.tcp else self.CONFIG).format(
+                **self.doors, **world.upstreams, dir=self.work,
+                connections=(2 if self.tcp else 1) * CLIENTS + 512,  # at layer 4 each client has a connection to a node
                 user="user root;" if os.geteuid() == 0 else "",
                 access=f"{self.work}/access.log combined" if self.access_log else "off",
                 certificate=world.certificate, key=world.key,
@@ -277,11 +315,30 @@ backend chain
     server s3 127.0.0.1:{s3}
 """
 
+    TCP = """\
+global
+    nbthread 1
+    maxconn {connections}
+    no strict-limits
+defaults
+    mode tcp
+    {splice}
+    timeout connect 2s
+    timeout client 300s
+    timeout server 300s
+listen tcp
+    bind 127.0.0.1:{tcp} backlog 4096
+    balance roundrobin
+    server a 127.0.0.1:{a}
+    server b 127.0.0.1:{b}
+"""
+    SPLICE = "option splice-auto"  # where it thinks that it pays
+
     def build(self, world):
         config = self.work / "haproxy.cfg"
         config.write_text(
-            self.CONFIG.format(
-                **self.doors, **world.upstreams, both=world.both, dir=self.work, connections=CLIENTS,
+            (self.TCP if self.tcp else self.CONFIG).format(
+                **self.doors, **world.upstreams, splice=self.SPLICE, both=world.both, dir=self.work, connections=CLIENTS,
                 log="log stdout format raw local0 info" if self.access_log else "",
                 option_log="log global\n    option httplog" if self.access_log else "",
             )
@@ -293,10 +350,19 @@ backend chain
         return _first_number(["haproxy", "-v"])
 
 
+class HaproxyThatSplices(Haproxy):
+    """Always, at layer 4."""
+
+    NAME = "haproxy+splice"
+    ONLY = ("tcp-stream", "tcp-small", "tcp-churn", "tcp-idle")
+    SPLICE = "option splice-request\n    option splice-response"
+
+
 class Varnish(Proxy):
     NAME = "varnish"
     DOORS = ("web", "first")
     CANNOT = {
+        **dict.fromkeys(("tcp-stream", "tcp-small", "tcp-churn", "tcp-idle"), "speaks HTTP only"),
         "tls": "speaks no TLS",
         "access-log": "logs in a second process (varnishncsa)",
     }
@@ -367,4 +433,4 @@ def _first_number(command):
     return re.search(r"\d+\.\d+\.\d+", done.stdout + done.stderr)[0]
 
 
-ALL = (Hopfall, HopfallWithMap, HopfallWithDisk, Nginx, Haproxy, Varnish)
+ALL = (Hopfall, HopfallWithMap, HopfallWithDisk, Nginx, Haproxy, HaproxyThatSplices, Varnish)

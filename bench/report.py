@@ -38,7 +38,7 @@ def summary(results, proxies):
     rows = []
     for scenario in scenarios.ALL:
         if by_proxy := results.get(scenario.name):
-            unit = " (KiB each)" if scenario.name == "idle" else ""
+            unit = " (KiB each)" if scenario.idle else ""
             cells = [micro(cost(by_proxy[p])) if p in by_proxy else "–" for p in proxies]
             rows.append([scenario.title + unit, *cells, *(ratio(by_proxy, name) for name in ours)])
     return table(head, rows)
@@ -49,7 +49,7 @@ def detail(scenario, by_proxy, left_out):
     lines = ["", f"### {scenario.name}: {scenario.title}", ""]
     if scenario.note:
         lines += [scenario.note, ""]
-    if scenario.name == "idle":
+    if scenario.idle:
         head = ["proxy", "KiB each", ": best peer", "RSS MiB"]
         rows = [
             [name, number(s.idle_kib, 1), f"{s.idle_kib / best:.2f}" if best else "–", number(s.rss_mib)]

@@ -10,8 +10,6 @@ from pathlib import Path
 import nodes
 from processes import Failed
 
-IDLE_CONNECTIONS = 10_000
-
 
 @dataclass(frozen=True)
 class Scenario:
@@ -24,6 +22,7 @@ class Scenario:
     connections: int = 32
     options: tuple = ()
     access_log: bool = False
+    idle: bool = False  # memory of connections that wait, instead of CPU
     note: str = ""
 
 
@@ -43,7 +42,7 @@ ALL = (
              note="TLS_AES_128_GCM_SHA256 for all. The 32 handshakes of each measurement are in it."),
     Scenario("h2", "HTTP/2 (cleartext), 1 KiB", 3000, door="h2", kind="hit-1k", connections=4,
              options=("--h2", "--streams", "8"), note="4 connections of 8 streams."),
-    Scenario("idle", "10,000 idle connections", 0, kind="hit-1k",
+    Scenario("idle", "10,000 idle connections", 0, kind="hit-1k", idle=True, connections=10_000,
              note="Each has had one answer of 1 KiB and stays open. KiB each: how much the proxy's resident memory grew."),
     Scenario("mix", "lean-disk mix", 1500, door="chain", kind="mix",
              note="20,000 objects of 1-200 KiB (log-uniform), asked by Zipf (exponent 1); each is on node a with 60 % and "
@@ -52,6 +51,14 @@ ALL = (
     Scenario("mix-warm", "lean-disk mix, warm", 1500, door="chain", kind="mix",
              note="The same requests once more, by the same processes: every path has been asked for before."),
     Scenario("access-log", "hit, 1 KiB, access log to a file", 4000, kind="hit-1k", access_log=True),
+    Scenario("tcp-stream", "layer 4: 64 MiB stream", 8, door="tcp", kind="stream", connections=4,
+             note="16 requests are a GiB. HAProxy with `option splice-auto`; `haproxy+splice` always splices."),
+    Scenario("tcp-small", "layer 4: 1 KiB", 4000, door="tcp", kind="hit-1k",
+             note="Connections that stay open, each to one node."),
+    Scenario("tcp-churn", "layer 4: new connection per request, 1 KiB", 2000, door="tcp", kind="hit-1k", options=("--close",),
+             note="A connection from the client and one to a node for each."),
+    Scenario("tcp-idle", "layer 4: 5,000 idle connections", 0, door="tcp", kind="hit-1k", idle=True, connections=5_000,
+             note="Each has had one answer of 1 KiB, and has a connection to a node, which stays open, too."),
 )  # fmt: skip
 
 
@@ -94,7 +101,7 @@ class Meter:
         self.files = {}
 
     def measure(self, proxy, scenario):
-        if scenario.name == "idle":
+        if scenario.idle:
             return self.idle(proxy, scenario)
         if scenario.kind == "mix":
             return self.mix(proxy, scenario)
@@ -130,18 +137,19 @@ class Meter:
     def idle(self, proxy, scenario):
         proxy.start()
         try:
-            self.run(proxy, scenario, "--seconds", 0.4)
+            self.run(proxy, scenario, "--seconds", 0.4, "--connections", 32)
             before = proxy.rss_kib()
-            command = self.command(proxy, scenario, "--hold", "--connections", IDLE_CONNECTIONS)
+            command = self.command(proxy, scenario, "--hold")
             with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holding:
                 checked(scenario, proxy, holding.stdout.readline())
                 time.sleep(0.5)
                 after, files = proxy.rss_kib(), proxy.open_files()
                 holding.stdin.close()
                 holding.wait(10)
-            if files < IDLE_CONNECTIONS:
-                raise Failed(f"{proxy.name} keeps only {files} of {IDLE_CONNECTIONS} connections open")
-            return Sample(idle_kib=(after - before) / IDLE_CONNECTIONS, rss_mib=after / 1024)
+            count = scenario.connections
+            if files < count:
+                raise Failed(f"{proxy.name} keeps only {files} of {count} connections open")
+            return Sample(idle_kib=(after - before) / count, rss_mib=after / 1024)
         finally:
             proxy.stop()
 
