@@ -3,7 +3,6 @@
 //!
 //! `cargo test --test it availability:: -- --nocapture` prints the numbers that stand in the guide.
 
-use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
@@ -225,10 +224,7 @@ fn judge(what: &str, requests: &[Request], struck: Instant, to: &str) -> String 
             assert!(by(request, to), "{what}: after the takeover: {request:?}");
         }
     }
-    let mut line = String::new();
-    write!(line, "{what}: taken over after {:.2} s, {failed} requests of 20 a second failed", outage.as_secs_f64())
-        .unwrap();
-    line
+    format!("{what}: taken over after {:.2} s, {failed} requests of 20 a second failed", outage.as_secs_f64())
 }
 
 #[test]
