@@ -27,11 +27,11 @@
 //! | floor | modules |
 //! |---|---|
 //! | 0 words | [`units`], [`hop`] |
-//! | 1 decisions, pure | [`absence`], [`conditional`], [`fallback`], [`framing`], [`freshness`], [`health`], [`headers`], [`hedge`], [`location`], [`proxy_protocol`], [`routing`], [`s3`], [`shape`], [`throttle`], [`trip`], [`via`] |
+//! | 1 decisions, pure | [`absence`], [`conditional`], [`fallback`], [`framing`], [`freshness`], [`health`], [`headers`], [`hedge`], [`location`], [`proxy_protocol`], [`renewal`], [`routing`], [`s3`], [`shape`], [`throttle`], [`trip`], [`via`] |
 //! | 2 config, and what knows no product | [`config`], [`disk`], [`flight`] |
 //! | 3 shared | [`metrics`], [`pool`], [`snapshot`], [`syslog`] |
 //! | 4 origins, and who may ask them | [`origin`], [`admission`] |
-//! | 5 adapters | [`chain`], [`probe`], [`keep`], [`messages`], [`access_log`], [`edge`], [`tls`], [`admin`], [`tcp`] |
+//! | 5 adapters | [`chain`], [`probe`], [`keep`], [`messages`], [`access_log`], [`edge`], [`tls`], [`acme`], [`admin`], [`tcp`] |
 //! | 6 front | [`proxy`] |
 //! | 7 assembly | [`server`], [`cli`], [`import`], `demo`, `main` |
 //!
@@ -52,6 +52,7 @@
 
 pub mod absence;
 pub mod access_log;
+pub mod acme;
 pub mod admin;
 pub mod admission;
 pub mod chain;
@@ -80,6 +81,7 @@ pub mod pool;
 pub mod probe;
 pub mod proxy;
 pub mod proxy_protocol;
+pub mod renewal;
 pub mod routing;
 pub mod s3;
 pub mod server;

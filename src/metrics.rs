@@ -113,6 +113,8 @@ pub struct Metrics {
     pub log_dropped: IntCounter,
     /// Times that changed certificates were read again, by result.
     pub certificate_reloads: IntCounterVec,
+    /// Orders for certificates by ACME, by name and result.
+    pub certificate_orders: IntCounterVec,
     /// When a certificate expires, as a Unix time, by its names.
     pub certificate_expires: IntGaugeVec,
     /// Config loads by result.
@@ -427,6 +429,13 @@ impl Metrics {
                     name("access_log_dropped_total"),
                     "Access log lines dropped because the log could not keep up or could not be written. From the start.",
                 )?,
+            )?,
+            certificate_orders: counters(
+                &registry,
+                "certificate_orders_total",
+                "Orders for the certificate of an `acme` name, the first and renewals; `failure`: what was there before \
+                 is still used, and it is tried again. Both results are there from the start.",
+                &["name", "result"],
             )?,
             certificate_reloads: counters(
                 &registry,

@@ -46,6 +46,7 @@ pub struct Config {
     pub log: Log,
     pub admin: Option<SocketAddr>,
     pub location: Option<Location>,
+    pub acme: Option<Acme>,
     pub listeners: Vec<Listener>,
     pub pools: Vec<Pool>,
     pub stores: Vec<Store>,
@@ -116,8 +117,33 @@ pub struct Tls {
     /// The first of them, or else of the folder, is the default.
     pub certificates: Vec<CertificateFiles>,
     pub folder: Option<PathBuf>,
+    /// In lower case.
+    pub acme: Vec<String>,
     pub profile: TlsProfile,
     pub hsts: Option<Duration>,
+}
+
+/// The CA that the listeners' `acme` names get their certificates from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Acme {
+    pub folder: PathBuf,
+    pub directory: String,
+    pub email: Option<String>,
+    pub ca: Option<PathBuf>,
+    pub external_account: Option<ExternalAccount>,
+}
+
+/// An account outside ACME, to which the ACME account is bound.
+#[derive(Clone, PartialEq)]
+pub struct ExternalAccount {
+    pub key_id: String,
+    pub hmac_key: Vec<u8>,
+}
+
+impl std::fmt::Debug for ExternalAccount {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ExternalAccount({}, ***)", self.key_id)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -33,6 +33,8 @@ pub struct File {
     pub admin: Option<Admin>,
     /// Remembers which target had which path. Default: nothing is remembered; `location: {}` turns it on.
     pub location: Option<Location>,
+    /// The CA from which the `acme` names of listeners get their certificates (RFC 8555). Default: none.
+    pub acme: Option<Acme>,
     /// Addresses on which clients are accepted. At least one.
     #[schemars(length(min = 1))]
     pub listeners: Vec<Listener>,
@@ -238,6 +240,10 @@ pub struct Tls {
     pub more: Option<Vec<Certificate>>,
     /// A folder with more: each NAME.crt or NAME.pem with NAME.key, and NAME.ocsp if there is one.
     pub folder: Option<Field<String>>,
+    /// Names whose certificates are got by ACME, one for each name; see `acme` at the top level. The CA validates them by
+    /// tls-alpn-01 (RFC 8737), for which it connects to port 443 of the name: that has to be this listener. Until a name's
+    /// first certificate is there, clients get one of the files that fits, or no handshake. Default: none.
+    pub acme: Option<Vec<Field<String>>>,
     /// `modern` (TLS 1.3), `recommended` (TLS 1.2 and 1.3) or `legacy`, which is the same as `recommended`: the library
     /// has no older versions and no weak ciphers. Default `recommended`.
     pub profile: Option<Field<TlsProfile>>,
@@ -255,6 +261,38 @@ pub struct Certificate {
     pub key: Field<String>,
     /// DER file with an OCSP answer to staple. Default: none.
     pub ocsp: Option<Field<String>>,
+}
+
+/// A CA that issues certificates by itself (ACME, RFC 8555). They are renewed when it suggests it (RFC 9773), or else after
+/// two thirds of their life.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Acme {
+    /// A folder for the account's key, the certificates and their keys. It is made if there is none, for its owner alone.
+    /// No second hopfall may use it at the same time.
+    pub folder: Field<String>,
+    /// `true` says that you agree to the CA's terms of service (RFC 8555 §7.3). No default: it has to be said.
+    pub terms_of_service_agreed: Field<bool>,
+    /// The `https://` address of the CA's directory. Default: Let's Encrypt's,
+    /// `https://acme-v02.api.letsencrypt.org/directory`.
+    pub directory: Option<Field<String>>,
+    /// An address at which the CA may reach you. Default: none is given.
+    pub email: Option<Field<String>>,
+    /// File with the CA certificates to trust instead of the system's when the directory is asked.
+    pub ca: Option<Field<String>>,
+    /// The account that you have with the CA already, where it wants one (external account binding, RFC 8555 §7.3.4).
+    /// Default: none.
+    pub eab: Option<Eab>,
+}
+
+/// What a CA gave you to bind an ACME account to yours.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Eab {
+    /// The key's identifier.
+    pub key_id: Field<String>,
+    /// The key, in base64url as the CA shows it, by reference.
+    pub hmac_key: Field<SecretRef>,
 }
 
 /// Nodes that can serve the same files. None needs to hold them all.

@@ -1,5 +1,7 @@
 //! From [`File`] to [`Config`]: defaults, names, bounds. Every mistake is noted and none ends the pass.
 
+mod acme;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -80,6 +82,7 @@ impl Resolver<'_> {
             log: self.log(file.log.as_ref()),
             admin: file.admin.as_ref().map(|admin| self.address(&admin.address)),
             location: file.location.as_ref().map(|location| self.location(location)),
+            acme: file.acme.as_ref().map(|acme| self.acme(acme)),
             listeners,
             pools,
             stores,
@@ -155,12 +158,14 @@ impl Resolver<'_> {
                 );
             }
             (Protocol::Http, Some(tls)) => {
-                let at = tls.certificate.as_ref().or(tls.folder.as_ref()).unwrap_or(&listener.name);
+                let at = tls.certificate.as_ref().or(tls.folder.as_ref()).or(tls.acme.iter().flatten().next());
+                let at = at.unwrap_or(&listener.name);
                 self.bad(at, "a certificate on an http listener", "set protocol: https, or remove `tls`");
             }
             (Protocol::Tcp, Some(tls)) => {
                 let fix = "remove `tls`: a tcp listener passes TLS on to its nodes as it is";
-                let at = tls.certificate.as_ref().or(tls.folder.as_ref()).unwrap_or(&listener.name);
+                let at = tls.certificate.as_ref().or(tls.folder.as_ref()).or(tls.acme.iter().flatten().next());
+                let at = at.unwrap_or(&listener.name);
                 self.bad(at, "a certificate on a tcp listener", fix);
             }
             _ => {}
@@ -194,7 +199,7 @@ impl Resolver<'_> {
             address: self.address(&listener.address),
             protocol,
             serves: self.serves(protocol, listener, file),
-            tls: listener.tls.as_ref().map(|tls| self.tls(&listener.name, tls)),
+            tls: listener.tls.as_ref().map(|tls| self.tls(&listener.name, tls, file.acme.is_some())),
             redirect_to_https: listener
                 .redirect_to_https
                 .as_ref()
@@ -240,7 +245,7 @@ impl Resolver<'_> {
         (per_second > 0).then_some(Rate { per_second, burst })
     }
 
-    fn tls(&mut self, listener: &Field<String>, tls: &model::Tls) -> Tls {
+    fn tls(&mut self, listener: &Field<String>, tls: &model::Tls, has_acme: bool) -> Tls {
         let files = |certificate: &Field<String>, key: &Field<String>, ocsp: &Option<Field<String>>| CertificateFiles {
             certificate: certificate.text().into(),
             key: key.text().into(),
@@ -257,12 +262,15 @@ impl Resolver<'_> {
             certificates.push(files(&more.certificate, &more.key, &more.ocsp));
         }
         let lonely = tls.certificate.is_some() || tls.key.is_some();
-        if certificates.is_empty() && tls.folder.is_none() && !lonely {
-            self.bad(listener, "an https listener without a certificate", "add `certificate` and `key`, or `folder`");
+        let acme = self.acme_names(tls.acme.as_deref().unwrap_or_default(), has_acme);
+        if certificates.is_empty() && tls.folder.is_none() && acme.is_empty() && !lonely {
+            let fix = "add `certificate` and `key`, `folder`, or `acme`";
+            self.bad(listener, "an https listener without a certificate", fix);
         }
         Tls {
             certificates,
             folder: tls.folder.as_ref().map(|folder| folder.text().into()),
+            acme,
             profile: self.value(tls.profile.as_ref(), model::TlsProfile::Recommended),
             hsts: tls.hsts.as_ref().map(|hsts| self.value(Some(hsts), Duration::ZERO).min(MOST_AGE)),
         }

@@ -104,6 +104,10 @@ impl<A: HttpServerApp + Send + Sync + 'static> Carry for Http<A> {
                 match tokio::time::timeout(self.limits.header_timeout, handshake).await {
                     Ok(Ok(tls)) => {
                         let alpn = tls.selected_alpn_proto();
+                        if matches!(alpn, Some(ALPN::Custom(_))) {
+                            // A CA has seen what it came for (RFC 8737 §3).
+                            return;
+                        }
                         (Wire::Tls(Box::new(tls)), alpn)
                     }
                     Ok(Err(error)) => return debug!("{told}: TLS handshake: {error}"),

@@ -24,7 +24,7 @@ use crate::edge::{self, Edge, Ends, Http, Limits};
 use crate::metrics::Metrics;
 use crate::proxy::{self, Front};
 use crate::tcp::{self, Pipes, Tcp};
-use crate::tls::{self, Certificates};
+use crate::tls::{self, Certificates, Issued};
 
 /// All of them, in the config's order.
 pub struct Listeners {
@@ -35,6 +35,7 @@ pub struct Listeners {
     ending: Vec<Ending>,
     pipes: Arc<Pipes>,
     clients: Clients,
+    issued: Arc<Issued>,
     metrics: Arc<Metrics>,
     tasks: JoinSet<()>,
 }
@@ -107,8 +108,8 @@ pub struct Prepared {
 }
 
 impl Listeners {
-    /// `clients` is how messages name them.
-    pub fn new(clients: Clients, metrics: Arc<Metrics>) -> Self {
+    /// `clients` is how messages name them; `issued` are the certificates that a CA gives.
+    pub fn new(clients: Clients, issued: Arc<Issued>, metrics: Arc<Metrics>) -> Self {
         let pipes = Arc::new(Pipes::new());
         Listeners {
             running: Vec::new(),
@@ -116,6 +117,7 @@ impl Listeners {
             ending: Vec::new(),
             pipes,
             clients,
+            issued,
             metrics,
             tasks: JoinSet::new(),
         }
@@ -144,7 +146,7 @@ impl Listeners {
             let has = |tls: &Tls| known.is_some_and(|known| known.certificates.is_some() && known.has_files_of(tls));
             let certificates = match wanted {
                 Some(tls) if !has(tls) => {
-                    Some(Certificates::read(&listener.name, tls, &self.metrics).with_context(name)?)
+                    Some(Certificates::read(&listener.name, tls, &self.issued, &self.metrics).with_context(name)?)
                 }
                 _ => None,
             };
@@ -321,7 +323,7 @@ impl Listeners {
 
 impl Running {
     fn has_files_of(&self, tls: &Tls) -> bool {
-        let files = |tls: &Tls| (tls.certificates.clone(), tls.folder.clone());
+        let files = |tls: &Tls| (tls.certificates.clone(), tls.folder.clone(), tls.acme.clone());
         self.config.tls.as_ref().is_some_and(|own| files(own) == files(tls))
     }
 }

@@ -24,6 +24,7 @@ use tokio::sync::watch as watched;
 use tokio::task::JoinSet;
 
 use crate::access_log::AccessLog;
+use crate::acme::Acme;
 use crate::admin::{Admin, Order, Reloads};
 use crate::chain::{Chain, unix_now};
 use crate::config::{Config, Mode};
@@ -44,6 +45,7 @@ pub struct Server {
     /// What is served from now.
     running: Arc<ArcSwap<Chain>>,
     listeners: Listeners,
+    acme: Acme,
     admin: Option<AdminListener>,
     /// What runs beside the requests; dropped and begun anew with each config.
     probes: JoinSet<()>,
@@ -159,12 +161,14 @@ impl Server {
     ) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::new()?);
         let access_log = Arc::new(AccessLog::open(&config.log, metrics.log_dropped.clone())?);
-        let mut listeners = Listeners::new(config.log.clients, metrics.clone());
+        let mut acme = Acme::new(&metrics);
+        let mut listeners = Listeners::new(config.log.clients, acme.issued().clone(), metrics.clone());
         let prepared = listeners.prepare(&config, handed).await?;
         let admin = match config.admin {
             Some(address) => Some((address, listen("", address, handed).context("the admin listener")?)),
             None => None,
         };
+        acme.follow(&config);
         let patience = config.shutdown_timeout;
         let identity = identity(&config, state);
         let chain = Arc::new(chain(config, identity, &metrics, None, location));
@@ -179,6 +183,7 @@ impl Server {
             access_log,
             running: Arc::new(ArcSwap::new(chain)),
             listeners,
+            acme,
             admin: None,
             probes,
             file,

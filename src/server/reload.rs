@@ -81,6 +81,7 @@ impl Server {
             move || chain(config, before.snapshot.identity.clone(), &metrics, Some(&before), &[])
         });
         let made = Arc::new(made.await.map_err(|error| Refused::NotNow(error.to_string()))?);
+        self.acme.follow(&made.snapshot.config);
         self.listeners.serve(prepared, &made, &access_log, patience).map_err(not_now)?;
         made.snapshot.follow(&before.snapshot, &self.metrics);
         self.probes = probe::start(&made);

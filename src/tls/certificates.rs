@@ -1,4 +1,5 @@
-//! The certificates of one listener: read from files, found by name, read again when a file changes.
+//! The certificates of one listener: read from files, found by name, read again when a file changes; and those that a CA
+//! issues by ACME, which come before files of the same name.
 //!
 //! Files are looked at every few seconds instead of being watched: that sees a replaced file, a changed link (as in a
 //! mounted secret) and a network file system alike. What cannot be used leaves what is there in place.
@@ -20,9 +21,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::{Issued, Leaf};
 use crate::config::{CertificateFiles, Tls};
 use crate::metrics::Metrics;
 
@@ -33,6 +33,9 @@ pub struct Certificates {
     listener: String,
     files: Vec<CertificateFiles>,
     folder: Option<PathBuf>,
+    /// Names whose certificates come from `issued`, once they are there.
+    acme: Vec<String>,
+    issued: Arc<Issued>,
     known: ArcSwap<Known>,
     /// What the files were like when they were last read, whether or not they could be used.
     looked_at: Mutex<Vec<Stamp>>,
@@ -58,12 +61,14 @@ impl Certificates {
     /// Reads them all.
     ///
     /// # Errors
-    /// When a file cannot be read, is no PEM, or a key is not its certificate's; or there is none at all.
-    pub fn read(listener: &str, tls: &Tls, metrics: &Metrics) -> anyhow::Result<Arc<Self>> {
+    /// When a file cannot be read, is no PEM, or a key is not its certificate's; or there is none at all, and none to come.
+    pub fn read(listener: &str, tls: &Tls, issued: &Arc<Issued>, metrics: &Metrics) -> anyhow::Result<Arc<Self>> {
         let certificates = Certificates {
             listener: listener.to_owned(),
             files: tls.certificates.clone(),
             folder: tls.folder.clone(),
+            acme: tls.acme.clone(),
+            issued: issued.clone(),
             known: ArcSwap::default(),
             looked_at: Mutex::default(),
             reloads: metrics.certificate_reloads.clone(),
@@ -73,6 +78,11 @@ impl Certificates {
         certificates.known.store(Arc::new(certificates.load()?));
         *certificates.looked_at.lock().unwrap_or_else(PoisonError::into_inner) = stamps;
         Ok(Arc::new(certificates))
+    }
+
+    /// Whether a CA may validate names here.
+    pub fn are_validated(&self) -> bool {
+        !self.acme.is_empty()
     }
 
     /// Looks again and again, for ever.
@@ -111,17 +121,17 @@ impl Certificates {
     fn load(&self) -> anyhow::Result<Known> {
         let mut known = Known::default();
         for files in &self.all_files()? {
-            let (key, names, expires) = read(files)?;
-            let key = Arc::new(key);
+            let (key, leaf) = read(files)?;
+            let (key, names) = (Arc::new(key), leaf.names);
             for name in &names {
-                self.expires.with_label_values(&[self.listener.as_str(), name.as_str()]).set(expires);
+                self.expires.with_label_values(&[self.listener.as_str(), name.as_str()]).set(leaf.life.to);
                 known.by_name.entry(name.clone()).or_default().push(key.clone());
             }
             if known.default.is_none() {
                 known.default = Some((key, names.into_iter().next()));
             }
         }
-        if known.default.is_none() {
+        if known.default.is_none() && self.acme.is_empty() {
             let folder = self.folder.as_deref().unwrap_or(Path::new("")).display();
             bail!("the folder `{folder}` has no certificate: put NAME.crt (or NAME.pem) and NAME.key there");
         }
@@ -176,10 +186,21 @@ impl Known {
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = hello.server_name();
+        if self.are_validated() {
+            let name = name.unwrap_or_default().to_ascii_lowercase();
+            if Issued::is_validation(&hello) {
+                return self.issued.answer(&name);
+            }
+            if let Some(key) = self.acme.contains(&name).then(|| self.issued.certificate(&name)).flatten() {
+                return Some(key);
+            }
+        }
         let known = self.known.load();
-        let keys = known.find(hello.server_name());
+        let keys = known.find(name);
         let fits = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
-        keys.iter().find(fits).or(keys.first()).cloned()
+        let from_files = keys.iter().find(fits).or(keys.first()).cloned();
+        from_files.or_else(|| self.acme.iter().find_map(|name| self.issued.certificate(name)))
     }
 }
 
@@ -189,14 +210,14 @@ impl fmt::Debug for Certificates {
     }
 }
 
-/// A certificate with its key, its names, and the Unix time at which it expires.
-fn read(files: &CertificateFiles) -> anyhow::Result<(CertifiedKey, Vec<String>, i64)> {
+/// A certificate with its key, and what it says of itself.
+fn read(files: &CertificateFiles) -> anyhow::Result<(CertifiedKey, Leaf)> {
     let (certificate, key) = (files.certificate.display(), files.key.display());
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.certificate)
         .and_then(Iterator::collect)
         .with_context(|| format!("the certificate `{certificate}` cannot be read"))?;
     let Some(leaf) = chain.first() else { bail!("`{certificate}` holds no certificate") };
-    let (names, expires) = describe(leaf).with_context(|| format!("`{certificate}` holds no certificate"))?;
+    let leaf = Leaf::of(leaf).with_context(|| format!("`{certificate}` holds no certificate"))?;
     let private =
         PrivateKeyDer::from_pem_file(&files.key).with_context(|| format!("the key `{key}` cannot be read"))?;
     let signing =
@@ -207,16 +228,5 @@ fn read(files: &CertificateFiles) -> anyhow::Result<(CertifiedKey, Vec<String>, 
         let read: io::Result<Vec<u8>> = fs::read(ocsp);
         certified.ocsp = Some(read.with_context(|| format!("the OCSP answer `{}` cannot be read", ocsp.display()))?);
     }
-    Ok((certified, names, expires))
-}
-
-/// The DNS names (RFC 5280 §4.2.1.6), and the end of its validity.
-fn describe(leaf: &CertificateDer<'_>) -> anyhow::Result<(Vec<String>, i64)> {
-    let (_, parsed) = X509Certificate::from_der(leaf)?;
-    let alternatives = parsed.subject_alternative_name()?.map(|names| names.value.general_names.clone());
-    let names = alternatives.unwrap_or_default().into_iter().filter_map(|name| match name {
-        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
-        _ => None,
-    });
-    Ok((names.collect(), parsed.validity().not_after.timestamp()))
+    Ok((certified, leaf))
 }

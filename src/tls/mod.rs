@@ -2,6 +2,8 @@
 //! tickets.
 
 mod certificates;
+mod issued;
+mod leaf;
 
 use std::sync::Arc;
 
@@ -9,6 +11,8 @@ use pingora::listeners::tls::Acceptor;
 use rustls::ServerConfig;
 
 pub use certificates::Certificates;
+pub use issued::{Answering, Issued, VALIDATION};
+pub use leaf::Leaf;
 
 use crate::config::TlsProfile;
 
@@ -22,6 +26,7 @@ pub fn acceptor(certificates: Arc<Certificates>, profile: TlsProfile, http2: boo
         // rustls has nothing older than these, and only ciphers with forward secrecy and authentication.
         TlsProfile::Recommended | TlsProfile::Legacy => &[&rustls::version::TLS13, &rustls::version::TLS12],
     };
+    let are_validated = certificates.are_validated();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(versions)?
@@ -31,6 +36,10 @@ pub fn acceptor(certificates: Arc<Certificates>, profile: TlsProfile, http2: boo
         true => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
         false => vec![b"http/1.1".to_vec()],
     };
+    if are_validated {
+        // Last, so that only who offers nothing else gets it.
+        config.alpn_protocols.push(VALIDATION.to_vec());
+    }
     config.ticketer = rustls::crypto::ring::Ticketer::new()?;
     Ok(Acceptor::from_server_config(Arc::new(config)))
 }

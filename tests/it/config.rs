@@ -10,7 +10,7 @@ use hopfall::config::{Config, Problems, Surroundings};
 fn parse(name: &str, text: &str) -> Result<Config, Problems> {
     let variable = |name: &str| match name {
         "AK" | "S3_ACCESS_KEY" => Some("an-access-key".to_owned()),
-        "HOPFALL_MARK_KEY" | "S3_SECRET_KEY" => Some("value-of-a-secret".to_owned()),
+        "HOPFALL_MARK_KEY" | "S3_SECRET_KEY" | "HMAC_KEY" => Some("value-of-a-secret".to_owned()),
         _ => None,
     };
     Config::parse(name, text, &Surroundings { variable: &variable, read: &|_| Err(ErrorKind::NotFound.into()) })
@@ -69,6 +69,7 @@ fn full_yaml_states_the_true_defaults() {
 identity: { name: hopfall-1, mark_key: "${HOPFALL_MARK_KEY}" }
 admin: { address: "127.0.0.1:9090" }
 location: {}
+acme: { folder: /var/lib/hopfall/acme, terms_of_service_agreed: true }
 listeners:
   - { name: web, address: "0.0.0.0:8080", route: images }
   - name: web-tls

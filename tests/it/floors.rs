@@ -17,6 +17,7 @@ const FLOORS: &[(u32, &[&str])] = &[
             "hedge",
             "location",
             "proxy_protocol",
+            "renewal",
             "routing",
             "s3",
             "shape",
@@ -28,7 +29,7 @@ const FLOORS: &[(u32, &[&str])] = &[
     (2, &["config", "disk", "flight"]),
     (3, &["metrics", "pool", "snapshot", "syslog"]),
     (4, &["origin", "admission"]),
-    (5, &["chain", "probe", "keep", "messages", "access_log", "edge", "tls", "admin", "tcp"]),
+    (5, &["chain", "probe", "keep", "messages", "access_log", "edge", "tls", "acme", "admin", "tcp"]),
     (6, &["proxy"]),
     (7, &["server", "cli", "import", "demo", "main", "lib"]),
 ];
@@ -44,6 +45,7 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("probe", "keep"),            // at its interval
     ("chain", "edge"),            // tells the connection which piece to hold for the next
     ("admin", "edge"),            // tells the connection when a request begins and ends
+    ("acme", "tls"),              // puts what it gets where handshakes find it
     ("tcp", "edge"),              // is handed the connections that it accepts
     ("access_log", "messages"),   // opens its file in the same way
     ("trip", "fallback"),         // a trip is a list of outcomes

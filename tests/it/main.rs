@@ -6,6 +6,7 @@
 
 mod support;
 
+mod acme;
 mod availability;
 mod balance;
 mod bounds;

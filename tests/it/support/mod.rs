@@ -7,6 +7,7 @@
 
 pub mod blackhole;
 pub mod bucket;
+pub mod ca;
 pub mod certificate;
 pub mod client;
 pub mod composition;
