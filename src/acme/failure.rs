@@ -22,7 +22,8 @@ pub struct Failure {
 impl Failure {
     /// What the library says; `told` is what the CA said of when to come again.
     pub fn of(error: &Error, told: Option<Duration>) -> Self {
-        let here = |fix, setback| Failure { what: error.to_string(), fix, setback, told, account_unknown: false };
+        let here =
+            |fix, setback| Failure { what: plain(&error.to_string()), fix, setback, told, account_unknown: false };
         match error {
             Error::Api(problem) => Failure::of_problem(problem, told),
             Error::Timeout(_) => here("look whether the CA has an incident", Setback::Refused),
@@ -38,7 +39,7 @@ impl Failure {
     }
 
     /// What the CA says.
-    pub fn of_problem(problem: &Problem, told: Option<Duration>) -> Self {
+    fn of_problem(problem: &Problem, told: Option<Duration>) -> Self {
         let kind = kind(problem);
         let setback = match kind {
             // A nonce that it refuses again and again is its own affair (RFC 8555 §6.5).
@@ -46,7 +47,7 @@ impl Failure {
             _ => Setback::Refused,
         };
         Failure {
-            what: problem.to_string(),
+            what: plain(&problem.to_string()),
             fix: fix(kind),
             setback,
             told,
@@ -63,6 +64,11 @@ impl Failure {
 /// The error's name in RFC 8555 §6.7.
 pub fn kind(problem: &Problem) -> &str {
     problem.r#type.as_deref().and_then(|kind| kind.strip_prefix("urn:ietf:params:acme:error:")).unwrap_or_default()
+}
+
+/// One line of the log, whatever the CA put into it.
+pub fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MOST_CHARACTERS).collect()
 }
 
 fn fix(kind: &str) -> &'static str {
@@ -82,5 +88,47 @@ fn fix(kind: &str) -> &'static str {
         "accountDoesNotExist" => "nothing: a new account is made",
         "serverInternal" | "badNonce" => "look whether the CA has an incident",
         _ => "look at what the CA says of it",
+    }
+}
+
+/// Of what the CA says that is logged.
+const MOST_CHARACTERS: usize = 500;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(kind: &str, detail: &str) -> Problem {
+        let text = serde_json::json!({ "type": format!("urn:ietf:params:acme:error:{kind}"), "detail": detail });
+        serde_json::from_value(text).unwrap()
+    }
+
+    #[test]
+    fn a_problem_says_what_to_do_and_how_soon_to_try_again() {
+        use Setback::{Refused, Unreachable};
+        let cases = [
+            ("connection", Refused, "port 443", false),
+            ("unauthorized", Refused, "port 443", false),
+            ("dns", Refused, "A or AAAA", false),
+            ("caa", Refused, "CAA", false),
+            ("externalAccountRequired", Refused, "`eab`", false),
+            ("serverInternal", Unreachable, "incident", false),
+            ("badNonce", Unreachable, "incident", false),
+            ("accountDoesNotExist", Refused, "new account", true),
+            ("somethingNew", Refused, "what the CA says", false),
+        ];
+        for (kind, setback, fix, unknown) in cases {
+            let failure = Failure::of(&Error::Api(problem(kind, "why")), Some(Duration::from_secs(7)));
+            assert_eq!((failure.setback, failure.account_unknown), (setback, unknown), "{kind}");
+            assert!(failure.fix.contains(fix) && failure.what.contains("why"), "{kind}: {failure:?}");
+            assert_eq!(failure.told, Some(Duration::from_secs(7)));
+        }
+    }
+
+    #[test]
+    fn what_a_ca_says_is_one_line_of_bounded_length() {
+        let told = Failure::of_problem(&problem("dns", &"a\r\n2026 ERROR made up\u{1b}[2J".repeat(1000)), None);
+        assert!(!told.what.chars().any(char::is_control));
+        assert_eq!(told.what.chars().count(), MOST_CHARACTERS);
     }
 }

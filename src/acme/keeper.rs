@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Ca;
 use super::certificate::Certificate;
-use super::failure::Failure;
+use super::failure::{Failure, plain};
 use super::order::order;
 use super::vault::Vault;
 use crate::renewal::{self, Dice, Setback, Span};
@@ -39,6 +39,10 @@ impl Advice {
 impl Keeper {
     /// With the certificate that is on disk, if it can be used.
     pub(super) fn new(name: &str, listeners: Vec<String>, ca: Arc<Ca>) -> Self {
+        for result in ["success", "failure"] {
+            // There from the beginning, so that the first failure is seen as a rise.
+            ca.orders.with_label_values(&[name, result]);
+        }
         let mut keeper = Keeper { name: name.to_owned(), listeners, ca, current: None };
         let path = keeper.ca.vault.certificate(name);
         let kept = Vault::read(&path).map_err(anyhow::Error::from);
@@ -62,7 +66,7 @@ impl Keeper {
                     self.ask_for(&mut advice, current).await;
                 }
                 let due = renewal::due(current.leaf.life, advice.window, advice.dice);
-                let wait = Duration::from_secs(u64::try_from(due - unix_now()).unwrap_or(0));
+                let wait = Duration::from_secs(u64::try_from(due.saturating_sub(unix_now())).unwrap_or(0));
                 let wait = wait.max(earliest.saturating_duration_since(Instant::now()));
                 if !wait.is_zero() {
                     debug!("{}: to be renewed in {}", self.name, format_duration(wait));
@@ -149,14 +153,10 @@ impl Keeper {
     async fn ask_for(&self, advice: &mut Advice, current: &Certificate) {
         let asked = timeout(LONGEST_ORDER, self.suggestion(current)).await;
         let again = match asked.unwrap_or_else(|_| Err("no answer".to_owned())) {
-            Ok(Some((window, again))) => {
+            Ok(Some((window, why, again))) => {
                 if advice.window != Some(window) {
-                    info!(
-                        "{}: the CA suggests to renew it from {} to {}",
-                        self.name,
-                        date(window.from),
-                        date(window.to)
-                    );
+                    let (from, to) = (date(window.from), date(window.to));
+                    info!("{}: the CA suggests to renew it from {from} to {to}{why}", self.name);
                 }
                 advice.window = Some(window);
                 renewal::ask_again(again)
@@ -173,21 +173,20 @@ impl Keeper {
         advice.ask = Instant::now() + again;
     }
 
-    /// The window, and how long it holds; `None` from a CA that suggests none.
-    async fn suggestion(&self, current: &Certificate) -> Result<Option<(Span, Duration)>, String> {
+    /// The window, where the CA explains it, and how soon it may be asked again; `None` from a CA that suggests none.
+    async fn suggestion(&self, current: &Certificate) -> Result<Option<(Span, String, Duration)>, String> {
         let Some(identifier) = current.identifier() else { return Ok(None) };
         let client = self.ca.client().map_err(|failure| failure.what)?;
         let account: Account = self.ca.account(&client).await.map_err(|failure| failure.what)?;
         match account.renewal_info(&identifier).await {
             Ok((info, again)) => {
-                if let Some(url) = &info.explanation_url {
-                    info!("{}: why the CA suggests this: {url}", self.name);
-                }
                 let window = info.suggested_window;
-                Ok(Some((Span { from: window.start.unix_timestamp(), to: window.end.unix_timestamp() }, again)))
+                let window = Span { from: window.start.unix_timestamp(), to: window.end.unix_timestamp() };
+                let why = info.explanation_url.map(|url| format!(", see {}", plain(&url))).unwrap_or_default();
+                Ok(Some((window, why, again)))
             }
             Err(instant_acme::Error::Unsupported(_)) => Ok(None),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(plain(&error.to_string())),
         }
     }
 

@@ -276,7 +276,7 @@ pub struct Acme {
     /// The `https://` address of the CA's directory. Default: Let's Encrypt's,
     /// `https://acme-v02.api.letsencrypt.org/directory`.
     pub directory: Option<Field<String>>,
-    /// An address at which the CA may reach you. Default: none is given.
+    /// An address at which the CA may reach you. It is given when the account is made; a later change is not. Default: none.
     pub email: Option<Field<String>>,
     /// File with the CA certificates to trust instead of the system's when the directory is asked.
     pub ca: Option<Field<String>>,

@@ -15,7 +15,7 @@ use super::support::hopfall::{self, Hopfall};
 use super::support::nginx::Nginx;
 use super::support::origin::{Origin, Reply};
 use super::support::process;
-use super::support::wait::PATIENCE;
+use super::support::wait::{PATIENCE, wait_for, wait_until};
 
 /// In the past, so that whatever moment is chosen has passed.
 const NOW: (&str, &str) = ("2020-01-01T00:00:00Z", "2020-01-02T00:00:00Z");
@@ -75,7 +75,7 @@ fn shown_at(address: SocketAddr, name: &str, more: &[&str]) -> String {
     let file = folder.path().join("shown.pem");
     std::fs::write(&file, &handshake.stdout).unwrap();
     let mut decode = Command::new("openssl");
-    decode.args(["x509", "-noout", "-serial", "-issuer", "-ext", "subjectAltName", "-in", file.to_str().unwrap()]);
+    decode.args(["x509", "-noout", "-text", "-in", file.to_str().unwrap()]);
     process::run(&mut decode, PATIENCE).stdout
 }
 
@@ -186,7 +186,7 @@ fn a_renewal_that_the_ca_wants_now_drops_no_connection() {
     let second = wait_for_certificate(&hopfall, "a.test");
     assert_ne!(second, first);
     assert!(open.ask().starts_with("HTTP/1.1 200"), "a connection under way goes on");
-    hopfall.wait_for_log("why the CA suggests this: https://ca.test/why");
+    hopfall.wait_for_log("from 2020-01-01T00:00:00Z to 2020-01-02T00:00:00Z, see https://ca.test/why");
 
     // The CA was told which one it replaces: authority, then serial number (RFC 9773 §4.1).
     let orders = ca.orders();
@@ -194,8 +194,9 @@ fn a_renewal_that_the_ca_wants_now_drops_no_connection() {
     let asked = ca.requests().into_iter().find(|request| request.target.starts_with("/ari/")).unwrap();
     assert_eq!(asked.target, format!("/ari/{replaced}"));
     assert_eq!(orders[0]["replaces"], serde_json::Value::Null);
-    // It still says "now", and is not asked for ever more.
-    hopfall.wait_for_log("a.test: the CA suggests to renew it from 2020");
+    // It says "now" of the new one too, and gets no order for it so soon.
+    let asked = || ca.requests().iter().filter(|request| request.target.starts_with("/ari/")).count();
+    wait_until("the CA to be asked of the new one", PATIENCE, || asked() >= 3);
     assert_eq!(shown(&hopfall, "a.test", &[]), second);
     assert_eq!(hopfall.metrics().value("hopfall_certificate_orders_total", &[("result", "success")]), 1.0);
 }
@@ -208,8 +209,13 @@ struct Open {
 
 impl Open {
     fn to(hopfall: &Hopfall, name: &str) -> Open {
+        Open::with(hopfall, name, &[])
+    }
+
+    fn with(hopfall: &Hopfall, name: &str, more: &[&str]) -> Open {
         let mut process = Command::new("openssl")
             .args(["s_client", "-quiet", "-connect", &hopfall.web().to_string(), "-servername", name])
+            .args(more)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -228,6 +234,18 @@ impl Open {
         }
         self.answers.read_exact(&mut [0]).unwrap();
         head
+    }
+}
+
+impl Open {
+    /// What comes in answer until the end.
+    fn ask_in_vain(&mut self) -> String {
+        use std::io::{Read, Write};
+        // It may be closed already.
+        let _ = self.process.stdin.as_mut().unwrap().write_all(b"GET /x HTTP/1.1\r\nHost: a.test\r\n\r\n");
+        let mut all = String::new();
+        self.answers.read_to_string(&mut all).unwrap();
+        all
     }
 }
 
@@ -398,6 +416,25 @@ fn an_account_outside_acme_is_bound() {
     let hopfall = site.start(&ca, "tls: { acme: [a.test] }", &eab);
     wait_for_certificate(&hopfall, "a.test");
     assert!(!hopfall.log().contains(ca::HMAC_KEY));
+}
+
+#[test]
+fn while_a_name_is_validated_the_ca_sees_its_proof_and_nothing_else() {
+    let site = Site::new();
+    // The CA connects here and waits, and so does the order.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let ca = Ca::that_validates_at(silent.local_addr().unwrap().port());
+    let hopfall = site.start(&ca, "tls: { acme: [a.test] }", "");
+    let proof = wait_for("an answer to the validation", PATIENCE, || {
+        Some(shown(&hopfall, "a.test", &["-alpn", "acme-tls/1"])).filter(|proof| !proof.is_empty())
+    });
+    // RFC 8737 §3: id-pe-acmeIdentifier, critical, and the name alone.
+    assert!(proof.contains("1.3.6.1.5.5.7.1.31: critical") && proof.contains("    DNS:a.test\n"), "{proof}");
+    assert_eq!(shown(&hopfall, "b.test", &["-alpn", "acme-tls/1"]), "");
+    assert_eq!(shown(&hopfall, "a.test", &[]), "", "no client gets it");
+    let mut open = Open::with(&hopfall, "a.test", &["-alpn", "acme-tls/1"]);
+    assert_eq!(open.ask_in_vain(), "", "it is closed");
+    assert_eq!(site.node.requests().len(), 0);
 }
 
 #[test]
