@@ -39,13 +39,16 @@ impl Site {
 
     #[track_caller]
     fn start(&self, ca: &Ca, tls: &str, more: &str) -> Hopfall {
+        self.fleet(ca, tls, more).builder().address("web", self.address).start()
+    }
+
+    fn fleet(&self, ca: &Ca, tls: &str, more: &str) -> Fleet {
         let acme = format!(
             "acme: {{ folder: \"{}\", terms_of_service_agreed: true, {} {more} }}",
             self.folder.path().display(),
             ca.keys()
         );
-        let fleet = Fleet::new().node("node", self.node.addr()).listener("protocol: https").listener(tls).top(&acme);
-        fleet.builder().address("web", self.address).start()
+        Fleet::new().node("node", self.node.addr()).listener("protocol: https").listener(tls).top(&acme)
     }
 
     /// Where the CA's files are.
@@ -416,6 +419,32 @@ fn an_account_outside_acme_is_bound() {
     let hopfall = site.start(&ca, "tls: { acme: [a.test] }", &eab);
     wait_for_certificate(&hopfall, "a.test");
     assert!(!hopfall.log().contains(ca::HMAC_KEY));
+}
+
+#[test]
+fn names_come_and_go_with_a_reload() {
+    let site = Site::new();
+    let ca = site.ca();
+    let files = Certificate::for_names(&["other.test"]);
+    let pair = format!("certificate: \"{}\", key: \"{}\"", files.cert_path().display(), files.key_path().display());
+    let mut hopfall = site.start(&ca, &format!("tls: {{ {pair} }}"), "");
+    let mut reload = |names: &str| {
+        let rounds = hopfall.log().matches("reloaded: config").count();
+        hopfall.rewrite(&site.fleet(&ca, &format!("tls: {{ {pair}, acme: [{names}] }}"), "").yaml());
+        hopfall.signal("HUP");
+        wait_until("the reload", PATIENCE, || hopfall.log().matches("reloaded: config").count() > rounds);
+        names.split(", ").for_each(|name| drop(wait_for_certificate(&hopfall, name)));
+        let expires = |name| hopfall.metrics().has("hopfall_certificate_expires_timestamp_seconds", &[("name", name)]);
+        (shown(&hopfall, "a.test", &[]), shown(&hopfall, "b.test", &[]), expires("a.test"))
+    };
+    let one = reload("a.test");
+    let both = reload("a.test, b.test");
+    let other = reload("b.test");
+    assert_eq!(one.0, both.0, "a name that stays is not disturbed");
+    assert_eq!(both.1, other.1);
+    assert!(other.0.contains("DNS:other.test"), "what is gone is the files' again: {}", other.0);
+    assert_eq!((both.2, other.2), (true, false));
+    assert_eq!(ca.orders().len(), 2);
 }
 
 #[test]
