@@ -453,7 +453,7 @@ impl Metrics {
             config_reloads: counters(
                 &registry,
                 "config_reloads_total",
-                "Config loads; one `success` at start, since there is no reload yet.",
+                "Config loads, the first at start; `failure`: the file had mistakes, or something it names could not be had, and the config before is still in force.",
                 &["result"],
             )?,
             config_loaded: register(

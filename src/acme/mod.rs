@@ -81,6 +81,11 @@ impl Acme {
         &self.issued
     }
 
+    /// Orders no more: another process has taken over, to which a CA that validates comes.
+    pub fn leave(&mut self) {
+        self.kept.clear();
+    }
+
     /// Keeps the `acme` names of this config's listeners certified from here on, as long as this value lives, and no others.
     /// What is on disk is there at once; a file that cannot be used is told of, and its certificate ordered anew. A name
     /// that stays is not disturbed; one whose CA is another keeps what it has until that has issued.

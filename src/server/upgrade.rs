@@ -100,8 +100,9 @@ impl Server {
         let patience = self.running.load().snapshot.config.shutdown_timeout;
         self.stopping.send_replace(true);
         self.listeners.leave();
-        // The new process checks nodes, and saves the location map.
+        // The new process checks nodes, saves the location map, and orders certificates.
         self.probes.abort_all();
+        self.acme.leave();
         if let Some(admin) = self.admin.take() {
             // Who asked for the upgrade is waiting for the answer.
             let _ = tokio::time::timeout(MOMENT, admin.close()).await;

@@ -13,6 +13,7 @@ use crate::support::wait::{PATIENCE, becomes, wait_until};
 /// What a quiet, well composition has no series of; everything else in the dashboard must show something.
 const SILENT: &[&str] = &[
     "hopfall_tcp_",
+    "hopfall_throttled_",
     "hopfall_certificate_",
     "hopfall_misshapen_",
     "hopfall_aborted_",
