@@ -407,7 +407,9 @@ impl Metrics {
             throttled: counters(
                 &registry,
                 "throttled_total",
-                "Connections and requests refused because their client came more often than the listener's throttle allows.",
+                "Refused because the client came more often than the listener's `throttle` allows. `kind`: `connection` (reset \
+                 before a byte was said) or `request` (429, and in `hopfall_requests_total` as well). From the start, where \
+                 such a bound is set.",
                 &["listener", "kind"],
             )?,
             tcp_connections: gauges(

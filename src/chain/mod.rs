@@ -96,7 +96,7 @@ impl Chain {
     /// `before` is the chain that this one follows. What has not changed is shared with it: connections to nodes, and whole
     /// stores with all that they keep.
     pub fn new(snapshot: Arc<Snapshot>, metrics: Arc<Metrics>, before: Option<&Chain>) -> Self {
-        let connector = before.map_or_else(|| connector(), |before| before.connector.clone());
+        let connector = before.map_or_else(connector, |before| before.connector.clone());
         let origins = |pool: &Pool| {
             let host = pool.config.host.as_deref();
             let origin = |(node, config): (&Arc<Node>, &config::Node)| {

@@ -25,10 +25,15 @@ use Peer::{Haproxy, Nginx};
 /// one is the proof.
 const REFUSED: &[(Peer, &str, &str, &str)] = &[
     (Haproxy, "HTTP/3", "frontend f\n bind quic4@127.0.0.1:8443 ssl crt {dir}/certs/cert.pem alpn h3\n", "quic4@"),
-    (Haproxy, "certificates by ACME", "acme le\n directory https://acme.example.com\n", "unknown keyword 'acme'"),
+    (
+        Haproxy,
+        "certificates by ACME, renewed by themselves",
+        "acme le\n directory https://acme.example.com\n",
+        "unknown keyword 'acme'",
+    ),
     (Haproxy, "UDP", "frontend f\n bind udp@127.0.0.1:8053\n", "dgram-type address not acceptable"),
     (Nginx, "HTTP/3", "server { listen 127.0.0.1:8443 quic; }", "invalid parameter \"quic\""),
-    (Nginx, "certificates by ACME", "acme_issuer le { }", "unknown directive \"acme_issuer\""),
+    (Nginx, "certificates by ACME, renewed by themselves", "acme_issuer le { }", "unknown directive \"acme_issuer\""),
     (Nginx, "stickiness by table", "upstream u { server 127.0.0.1:1; sticky learn; }", "unknown directive \"sticky\""),
     (
         Nginx,
