@@ -1,5 +1,5 @@
-//! The admin listener: `/metrics`, `/status`, `/healthz`, `/readyz`; `POST /purge`, `/node`, `/log-level`, `/reload`,
-//! `/upgrade`.
+//! The admin listener: `/metrics`, `/status`, `/healthz`, `/readyz`, `/explain`; `POST /purge`, `/node`, `/log-level`,
+//! `/reload`, `/upgrade`, `/explain`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -13,7 +13,7 @@ use pingora::protocols::http::ServerSession;
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::chain::Chain;
+use crate::chain::{Chain, Question};
 use crate::config::{Level, Mode, Problems};
 use crate::edge::Connection;
 use crate::framing::Body;
@@ -88,6 +88,8 @@ impl Admin {
         let path = request.uri.path();
         match (&request.method, path) {
             (&Method::POST, "/purge") => return self.purge(request.uri.query().unwrap_or_default()).await,
+            (&Method::GET | &Method::HEAD, "/explain") => return self.explain(request.uri.query(), false).await,
+            (&Method::POST, "/explain") => return self.explain(request.uri.query(), true).await,
             (&Method::POST, "/reload") => return self.order(Order::Reload).await,
             (&Method::POST, "/upgrade") => return self.order(Order::Upgrade).await,
             (&Method::POST, "/node") => return self.set_mode(request.uri.query().unwrap_or_default()),
@@ -104,7 +106,7 @@ impl Admin {
             _ => {
                 return text(
                     405,
-                    "only GET and HEAD are served here, and POST /purge, /node, /log-level, /reload, /upgrade\n",
+                    "only GET and HEAD are served here, and POST /purge, /node, /log-level, /reload, /upgrade, /explain\n",
                 );
             }
         }
@@ -129,7 +131,7 @@ impl Admin {
             "/readyz" => text(200, "ready\n"),
             "/" => text(
                 200,
-                "hopfall admin: /metrics /status /healthz /readyz, POST /purge, /node, /log-level, /reload and /upgrade\n",
+                "hopfall admin: /metrics /status /healthz /readyz /explain?path=, POST /purge, /node, /log-level, /reload and /upgrade\n",
             ),
             _ => text(404, "no such page: /metrics /status /healthz /readyz\n"),
         }
@@ -202,6 +204,25 @@ impl Admin {
                 let (mode, before) = (mode.as_str(), before.as_str());
                 text(200, &format!("{node}: {mode}, was {before}; until the process ends\n"))
             }
+        }
+    }
+
+    /// Tells how a request would go; `live`: makes it.
+    async fn explain(&self, query: Option<&str>, live: bool) -> Response<Vec<u8>> {
+        let query = query.unwrap_or_default();
+        let chain = self.running.load_full();
+        let explained = match Question::parse(|name| parameter(query, name)) {
+            Ok(question) if live => chain.explain_live(&question).await,
+            Ok(question) => chain.explain(&question).await,
+            Err(mistake) => Err(mistake),
+        };
+        match (explained, parameter(query, "format").as_deref()) {
+            (Ok(told), Some(b"text")) => text(200, &told.to_string()),
+            (Ok(told), _) => match serde_json::to_vec_pretty(&told) {
+                Ok(json) => reply(200, "application/json", [json, b"\n".to_vec()].concat()),
+                Err(error) => text(500, &format!("{error}\n")),
+            },
+            (Err(mistake), _) => text(422, &format!("{mistake}\n")),
         }
     }
 

@@ -53,6 +53,37 @@ enum Command {
         #[arg(value_name = "FILE")]
         config: PathBuf,
     },
+    /// Tell how a running hopfall would serve a request: whom it would ask, in which order, and why
+    ///
+    /// Asks the admin listener of the config file. Nothing is asked of nodes or S3, and nothing changes, unless --live.
+    Explain {
+        /// An absolute URL, whose host chooses the route, or a path such as /img/cat.jpg
+        #[arg(value_name = "URL|PATH")]
+        url: String,
+        /// The Host that the request has, instead of the URL's
+        #[arg(long)]
+        host: Option<String>,
+        /// The listener that the request comes to, by name. Default: the one that fits the URL, else the first
+        #[arg(long, value_name = "NAME")]
+        listener: Option<String>,
+        /// The client's address, for stickiness, `source`, and whom hopfall takes for a node
+        #[arg(long, value_name = "ADDRESS")]
+        client: Option<IpAddr>,
+        /// The client's cookies, for stickiness: NAME=VALUE
+        #[arg(long)]
+        cookie: Option<String>,
+        /// A HEAD instead of a GET
+        #[arg(long)]
+        head: bool,
+        /// Make the request, and show status, bytes, time and cost of each hop
+        #[arg(long)]
+        live: bool,
+        /// Write JSON (docs/explain.schema.json)
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
     /// Ask a running hopfall whether it takes requests: exit code 0 if it does, else 1
     ///
     /// Asks the admin listener of the config file; one on 0.0.0.0 or [::] is asked on loopback. It is made for the health
@@ -158,6 +189,8 @@ enum ImportFrom {
 
 /// The longest wait for the admin listener to do what it is told.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The same for a request that is made through the chain, and that ends by itself before.
+const EXPLAIN_PATIENCE: Duration = Duration::from_secs(65);
 /// The same for a reload, which may look names up and open disks.
 const RELOAD_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -187,6 +220,19 @@ impl Cli {
                 ask(&admin, "POST", "node", &parameters, PATIENCE)
             }
             Command::LogLevel { level, admin } => ask(&admin, "POST", "log-level", &[("level", &level)], PATIENCE),
+            Command::Explain { url, host, listener, client, cookie, head, live, json, admin } => {
+                let client = client.map(|client| client.to_string());
+                let given = [("host", host), ("listener", listener), ("client", client), ("cookie", cookie)];
+                let fixed = [
+                    ("path", url.as_str()),
+                    ("method", if head { "HEAD" } else { "GET" }),
+                    ("format", if json { "json" } else { "text" }),
+                ];
+                let given = given.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?)));
+                let parameters: Vec<(&str, &str)> = fixed.into_iter().chain(given).collect();
+                let (method, patience) = if live { ("POST", EXPLAIN_PATIENCE) } else { ("GET", PATIENCE) };
+                ask(&admin, method, "explain", &parameters, patience)
+            }
             Command::Import { from: ImportFrom::NodeBalancer { input, out, tls_certificate, tls_key } } => {
                 import_nodebalancer(&input, out.as_deref(), tls_certificate.as_deref().zip(tls_key.as_deref()))
             }

@@ -27,7 +27,7 @@
 //! | floor | modules |
 //! |---|---|
 //! | 0 words | [`units`], [`hop`] |
-//! | 1 decisions, pure | [`absence`], [`conditional`], [`fallback`], [`framing`], [`freshness`], [`health`], [`headers`], [`hedge`], [`location`], [`proxy_protocol`], [`renewal`], [`routing`], [`s3`], [`shape`], [`throttle`], [`trip`], [`via`] |
+//! | 1 decisions, pure | [`absence`], [`conditional`], [`explain`], [`fallback`], [`framing`], [`freshness`], [`health`], [`headers`], [`hedge`], [`location`], [`proxy_protocol`], [`renewal`], [`routing`], [`s3`], [`shape`], [`throttle`], [`trip`], [`via`] |
 //! | 2 config, and what knows no product | [`config`], [`disk`], [`flight`] |
 //! | 3 shared | [`metrics`], [`pool`], [`snapshot`], [`syslog`] |
 //! | 4 origins, and who may ask them | [`origin`], [`admission`] |
@@ -63,6 +63,7 @@ pub mod config;
 mod demo;
 pub mod disk;
 pub mod edge;
+pub mod explain;
 pub mod fallback;
 pub mod flight;
 pub mod framing;

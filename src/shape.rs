@@ -70,6 +70,21 @@ pub fn check(head: &Head<'_>, limits: &HeadLimits) -> Result<(), Misshapen> {
     Ok(())
 }
 
+/// Bytes above ASCII as `%XX`: targets go out as RFC 3986 has them.
+pub fn encoded(target: &[u8]) -> Vec<u8> {
+    if target.is_ascii() {
+        return target.to_vec();
+    }
+    let mut encoded = Vec::with_capacity(target.len() + 16);
+    for byte in target {
+        match byte.is_ascii() {
+            true => encoded.push(*byte),
+            false => encoded.extend_from_slice(format!("%{byte:02X}").as_bytes()),
+        }
+    }
+    encoded
+}
+
 /// The origin form of a target that passed [`check`]: what follows the authority of an absolute form.
 pub fn origin_form(target: &[u8]) -> &[u8] {
     match absolute(target) {

@@ -35,6 +35,17 @@ impl Hints<'_> {
         self.marks.is_some_and(Marks::nowhere)
     }
 
+    /// How many seconds ago something was learned of the path.
+    pub(super) fn age(&self) -> Option<u64> {
+        let known = self.known.as_ref()?;
+        known.map.age(known.path, known.now)
+    }
+
+    /// Whether the path ignores what is known, to be compared with the others.
+    pub(super) fn is_control(&self) -> bool {
+        self.known.as_ref().is_some_and(|known| known.group == "control")
+    }
+
     /// The path, if nothing says where it is. One of the control group stands alone.
     pub(super) fn cold(&self) -> Option<PathId> {
         let known = self.known.as_ref().filter(|known| known.group == "hinted")?;
@@ -102,13 +113,21 @@ impl Chain {
 
     /// What the location map knows of a request's path.
     pub(super) fn hints(&self, request: &Request<'_>) -> Hints<'_> {
+        let hints = self.peek_hints(request);
+        if let Some(known) = &hints.known {
+            self.metrics.location_requests.with_label_values(&[known.group]).inc();
+        }
+        hints
+    }
+
+    /// The same for a request that is not made.
+    pub(super) fn peek_hints(&self, request: &Request<'_>) -> Hints<'_> {
         let Some(map) = &self.snapshot.location else { return Hints::default() };
         let host = request.host.map(HeaderValue::as_bytes).unwrap_or_default();
         let path = map.path(&request.route.name, host, request.target);
         let now = unix_now();
         let control = map.is_control(path);
         let group = if control { "control" } else { "hinted" };
-        self.metrics.location_requests.with_label_values(&[group]).inc();
         let marks = map.look(path, request.target, now).filter(|_| !control);
         Hints { known: Some(Known { map, path, now, group }), marks }
     }

@@ -4,6 +4,7 @@
 //! target: an answer that breaks off aborts the client's connection, so that a part is never taken for the
 //! whole.
 
+mod explain;
 mod hints;
 mod race;
 mod reply;
@@ -22,6 +23,7 @@ use pingora::protocols::http::ServerSession;
 use pingora::{Error, ErrorType, Result};
 use tokio::time::{Instant, timeout_at};
 
+pub use explain::Question;
 use hints::Hints;
 pub use hints::unix_now;
 pub use reply::send_own;
@@ -204,9 +206,7 @@ impl Chain {
             let chosen = match self.next(&mut search, turn.as_ref().map(Turn::target), &hints, &ask) {
                 Ok(chosen) => chosen,
                 Err(refusal) => {
-                    // No node takes requests, and there is no store: nobody has said that the file is absent.
-                    let unasked = trip.attempts.is_empty() && !matches!(request.caller, Caller::Node(_));
-                    let refusal = if unasked && refusal == Refusal::ABSENT { Refusal::UNASKED } else { refusal };
+                    let refusal = in_the_end(refusal, trip.attempts.is_empty(), &request.caller);
                     if refusal == Refusal::ABSENT && !matches!(request.caller, Caller::Node(_)) {
                         hints.learn_nowhere();
                     }
@@ -536,6 +536,16 @@ impl<'a> Chosen<'a> {
             Chosen::Node { .. } => Kind::Node,
             Chosen::Store(_) => Kind::Store,
         }
+    }
+}
+
+/// What the end of the walk comes to.
+fn in_the_end(refusal: Refusal, nobody_was_asked: bool, caller: &Caller<'_>) -> Refusal {
+    match caller {
+        Caller::Node(_) => refusal,
+        // No node takes requests, and there is no store: nobody has said that the file is absent.
+        _ if nobody_was_asked && refusal == Refusal::ABSENT => Refusal::UNASKED,
+        _ => refusal,
     }
 }
 

@@ -51,6 +51,7 @@ use folder::{Folder, Free};
 use keeper::Stop;
 use memory::Memory;
 use name::{Name, SHARDS};
+use object::Head;
 use shelf::{Gone, Shelf};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,6 +149,21 @@ impl Disk {
         }
         let (disk, key) = (self.clone(), key.to_owned());
         blocking(move || disk.open_object(name, &key)).await.ok()?
+    }
+
+    /// What is kept under `key`, with its body's length, if nobody had asked for it: it is as likely to go as before.
+    pub async fn peek(self: &Arc<Self>, key: &str) -> Option<(Meta, u64)> {
+        let name = Name::of(key);
+        if self.claims.purging(key) || (self.is_ready() && self.shelf().peek(name).is_none()) {
+            return None;
+        }
+        let (disk, key) = (self.clone(), key.to_owned());
+        let read = move || {
+            let file = disk.folder.open_kept(name, false).ok()?;
+            let head = Head::read(&file, Some(&key), 0).ok()?;
+            Some((head.slot.meta, head.layout.length))
+        };
+        blocking(read).await.ok()?
     }
 
     pub fn settings(&self) -> &Settings {

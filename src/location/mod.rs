@@ -151,6 +151,11 @@ impl Map {
         (age <= self.ttl).then_some(marks)
     }
 
+    /// How many seconds ago something was learned of a path last.
+    pub fn age(&self, path: PathId, now: UnixTime) -> Option<u64> {
+        Some(age(self.slot(path)?.1, now))
+    }
+
     /// Marks one target of a path.
     pub fn learn(&self, path: PathId, target: TargetId, has: bool, now: UnixTime) {
         if target.0 >= TARGETS {

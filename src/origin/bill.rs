@@ -57,6 +57,11 @@ impl Bill {
         self.day.lock().unwrap_or_else(PoisonError::into_inner).spent(unix_now())
     }
 
+    /// Nanodollars that are left of the day's budget, if there is one.
+    pub fn left(&self) -> Option<u64> {
+        self.budget_per_day.map(|budget| budget.saturating_sub(self.spent_today()))
+    }
+
     /// Sets what is shown as spent today, on a day without spending too.
     pub fn measure(&self) {
         let day = self.day.lock().unwrap_or_else(PoisonError::into_inner);

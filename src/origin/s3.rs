@@ -16,6 +16,7 @@ use super::live::{Live, Upstream, connector, request_head};
 use super::tls::Tls;
 use crate::conditional;
 use crate::config::{self, Addressing, OnDenied};
+use crate::explain;
 use crate::fallback::{Busy, Failure, Outcome};
 use crate::hop::TargetId;
 use crate::metrics::{Metrics, TargetMetrics};
@@ -114,6 +115,39 @@ impl S3Origin {
         self.bill.spent_elsewhere(nanodollars);
     }
 
+    /// How it would be asked for an object, and what for, without what is secret. `None` for the key: no object can have
+    /// the name. What is on the disk is not known here.
+    pub fn explain(&self, method: &Method, key: Option<&str>) -> explain::S3 {
+        let signed = key.and_then(|key| {
+            let path = self.path(key);
+            let signed = self.signer.describe(SystemTime::now()).ok()?;
+            let scheme = if self.config.tls { "https" } else { "http" };
+            Some(explain::Signed {
+                method: method.to_string(),
+                url: format!("{scheme}://{}{path}", self.config.address),
+                host: self.config.host.clone(),
+                headers: signed.fields.into_iter().map(str::to_owned).collect(),
+                scope: signed.scope,
+                access_key: shortened(signed.access_key),
+            })
+        });
+        explain::S3 {
+            asked: signed.is_some() && !self.bill.is_over(),
+            request: signed,
+            disk: explain::Disk::None,
+            absent_is: match self.bucket.load(Ordering::Relaxed) {
+                BUCKET_SHOWS_KEYS => "404",
+                BUCKET_HIDES_KEYS => "403",
+                _ => "unknown",
+            }
+            .to_owned(),
+            dollars_per_request: self.config.prices.request as f64 / 1e9,
+            dollars_per_gibibyte: self.config.prices.gibibyte as f64 / 1e9,
+            dollars_today: self.spent_today(),
+            dollars_left: self.bill.left().map(|left| left as f64 / 1e9),
+        }
+    }
+
     /// Its connections, and their bounds.
     pub fn upstream(&self) -> &Upstream {
         &self.upstream
@@ -184,12 +218,17 @@ impl S3Origin {
         sent
     }
 
-    fn request(&self, method: &Method, key: &str, fields: &HeaderMap) -> anyhow::Result<RequestHeader> {
+    /// What a request for this object has as its path.
+    fn path(&self, key: &str) -> String {
         let key = key::encode(key);
-        let path = match self.config.addressing {
+        match self.config.addressing {
             Addressing::Path => format!("/{}/{key}", self.config.bucket),
             Addressing::Virtual => format!("/{key}"),
-        };
+        }
+    }
+
+    fn request(&self, method: &Method, key: &str, fields: &HeaderMap) -> anyhow::Result<RequestHeader> {
+        let path = self.path(key);
         let signed = self.signer.headers(method, &path, SystemTime::now())?;
         let mut sent = HeaderMap::with_capacity(fields.len() + signed.len() + 3);
         sent.append(header::HOST, HeaderValue::from_str(&self.config.host)?);
@@ -320,6 +359,12 @@ impl S3Origin {
             error!("store {name}: bucket {bucket} answered {status} {}: {advice}", code.unwrap_or("without a code"));
         }
     }
+}
+
+/// Enough of an access key's id to know it by.
+fn shortened(id: &str) -> String {
+    let known: String = id.chars().take(4).collect();
+    format!("{known}…")
 }
 
 fn is_part_of_another_version(answer: &Live, asked: &HeaderMap) -> bool {

@@ -22,6 +22,7 @@ use super::tape::{Reader, Room, Tape};
 use super::{Answer, Ask, Asked, Origin};
 use crate::conditional::begins_at;
 use crate::disk::{self, Disk, Figures, Meta, Object, Writer};
+use crate::explain;
 use crate::fallback::{Failure, Outcome};
 use crate::flight::{Flight, Flights, Following, Seat};
 use crate::freshness::{self, Freshness};
@@ -182,6 +183,28 @@ impl StoreOrigin {
                 None => Ok(0),
             },
         }
+    }
+
+    /// How it would answer for the path of `target`. Nothing is asked of S3, and what is kept is as likely to go as before.
+    pub async fn explain(&self, method: &Method, target: &[u8]) -> explain::S3 {
+        let key = key::object_key(&self.s3.config.prefix, target);
+        let mut told = self.s3.explain(method, key.as_deref());
+        let Some((kept, key)) = self.awake().zip(key) else { return told };
+        let found = timeout(DISK_PATIENCE, kept.disk.peek(&kept.key(&key))).await.ok().flatten();
+        told.disk = match found {
+            None => explain::Disk::NotKept,
+            Some((meta, bytes)) => {
+                let age = SystemTime::now().duration_since(meta.stored_at).unwrap_or_default();
+                match freshness::judge(&fields_of(&meta), age, &kept.rules) {
+                    Freshness::Fresh(left) => explain::Disk::Fresh { left: left.as_secs_f64(), bytes },
+                    Freshness::Stale { since, while_revalidating, if_error } => {
+                        explain::Disk::Stale { since: since.as_secs_f64(), bytes, while_revalidating, if_error }
+                    }
+                }
+            }
+        };
+        told.asked &= !matches!(told.disk, explain::Disk::Fresh { .. });
+        told
     }
 
     async fn answer(&self, key: &str, ask: &Ask<'_>) -> Asked {

@@ -2,6 +2,7 @@
 
 mod gate;
 mod node;
+mod rehearsal;
 mod ring;
 mod stick;
 pub mod turns;
@@ -12,7 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use gate::{Gate, Permit};
-pub use node::{Condition, Endpoint, Node};
+pub use node::{Away, Condition, Endpoint, Node};
+pub use rehearsal::Rehearsal;
 
 use http::{HeaderMap, HeaderValue};
 
@@ -50,8 +52,25 @@ pub struct Asker<'a> {
     pub fields: Option<&'a HeaderMap>,
 }
 
+/// Why one of the nodes that could be asked is the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// The client was sent to it before.
+    Stickiness,
+    /// It is the only one, or stands before the others by health, mode, places or hint.
+    Rank,
+    /// Its turn among equals: its weight now, and the weights of all of these, in hundredths.
+    Weight { own: i64, of: i64 },
+    /// Of the equals, it has the fewest requests in flight for its weight.
+    LeastBusy,
+    /// Of the equals, it is where the path lies on the ring.
+    Path,
+    /// Of the equals, it is where the client's address lies on the ring.
+    Client,
+}
+
 /// Smooth weighted round robin, as nginx does it.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Robin {
     /// One running total per node.
     totals: Vec<i64>,
@@ -104,7 +123,14 @@ impl Pool {
     ) -> Option<&Arc<Node>> {
         let first = visited.is_empty();
         let before = if first { self.stick.find(asker, now) } else { None };
-        let chosen = self.stuck(before, now).or_else(|| self.pick_afresh(visited, now, asker, before, hint))?;
+        let chosen = match self.stuck(before, now) {
+            Some(stuck) => stuck,
+            None => {
+                let mut robin = self.robin.lock().unwrap_or_else(PoisonError::into_inner);
+                self.pick_afresh(&mut robin, visited, now, asker, before, hint)?.0
+            }
+        };
+        let chosen = self.nodes.get(chosen)?;
         if first {
             self.stick.keep(asker, before, chosen.target, now);
         }
@@ -112,21 +138,22 @@ impl Pool {
     }
 
     /// The node that a client was sent to before, if it is up and takes those that it has.
-    fn stuck(&self, before: Option<TargetId>, now: Duration) -> Option<&Arc<Node>> {
+    fn stuck(&self, before: Option<TargetId>, now: Duration) -> Option<usize> {
         let before = before?;
-        self.nodes.iter().find(|node| node.target == before && node.mode() != Mode::Reject && !node.is_away(now))
+        self.nodes.iter().position(|node| node.target == before && node.mode() != Mode::Reject && !node.is_away(now))
     }
 
+    /// Takes a turn of `robin`.
     fn pick_afresh(
         &self,
+        robin: &mut Robin,
         visited: &Visited,
         now: Duration,
         asker: &Asker<'_>,
         before: Option<TargetId>,
         hint: impl Fn(TargetId) -> Mark,
-    ) -> Option<&Arc<Node>> {
-        let mut robin = self.robin.lock().unwrap_or_else(PoisonError::into_inner);
-        let Robin { totals, candidates } = &mut *robin;
+    ) -> Option<(usize, Choice)> {
+        let Robin { totals, candidates } = robin;
         candidates.clear();
         let mut best = None;
         for (i, node) in self.nodes.iter().enumerate().filter(|(_, node)| !visited.contains(node.target)) {
@@ -146,12 +173,20 @@ impl Pool {
                 candidates.push(i);
             }
         }
+        if let [only] = candidates.as_slice() {
+            return Some((*only, Choice::Rank));
+        }
         match (self.config.algorithm, &self.ring) {
             (Algorithm::Source, Some(ring)) => {
-                return self.nodes.get(ring.first(asker.client.to_string().as_bytes(), candidates)?);
+                return Some((ring.first(asker.client.to_string().as_bytes(), candidates)?, Choice::Client));
             }
-            (_, Some(ring)) => return self.nodes.get(ring.first(asker.path, candidates)?),
-            (Algorithm::LeastConn, None) => self.keep_least_busy(candidates, now),
+            (_, Some(ring)) => return Some((ring.first(asker.path, candidates)?, Choice::Path)),
+            (Algorithm::LeastConn, None) => {
+                self.keep_least_busy(candidates, now);
+                if let [least] = candidates.as_slice() {
+                    return Some((*least, Choice::LeastBusy));
+                }
+            }
             (_, None) => {}
         }
         let mut sum = 0;
@@ -163,7 +198,8 @@ impl Pool {
         // The first of equals, so that a fresh pool begins with its first node.
         let chosen = candidates.iter().copied().rev().max_by_key(|i| totals[*i])?;
         totals[chosen] -= sum;
-        self.nodes.get(chosen)
+        let own = self.nodes[chosen].weight_now(now, self.config.health.slow_start);
+        Some((chosen, Choice::Weight { own, of: sum }))
     }
 
     /// Keeps those of the candidates that have the fewest requests in flight for their weight.

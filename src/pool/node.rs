@@ -62,6 +62,17 @@ pub struct Node {
     pub condition: Arc<Condition>,
 }
 
+/// Why a node is asked after those that are not away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Away {
+    /// Since then, in the process's own time.
+    Down { since: Duration },
+    /// It kept silent while others answered (hedging).
+    Silent,
+    /// It suddenly lacks all that it is asked for.
+    Suspect,
+}
+
 /// What is known of a node, and what an operator has said of it.
 pub struct Condition {
     pub latency: Latency,
@@ -120,8 +131,18 @@ impl Node {
 
     /// Whether it is asked last: down, silent, or suddenly without its files.
     pub fn is_away(&self, now: Duration) -> bool {
+        self.away(now).is_some()
+    }
+
+    /// Why it is asked last, if it is.
+    pub fn away(&self, now: Duration) -> Option<Away> {
         let condition = &self.condition;
-        !condition.is_up(now) || condition.silence.is_silent(now) || condition.is_suspect(now)
+        match () {
+            () if !condition.is_up(now) => Some(Away::Down { since: condition.health().since() }),
+            () if condition.silence.is_silent(now) => Some(Away::Silent),
+            () if condition.is_suspect(now) => Some(Away::Suspect),
+            () => None,
+        }
     }
 
     pub fn mode(&self) -> Mode {

@@ -18,7 +18,7 @@ pub(super) enum Stick {
     None,
     /// By the client's address, of which the first 64 bits count in IPv6: a client has many with these.
     Table {
-        known: Cache<IpAddr, (TargetId, Duration)>,
+        known: Clients,
         ttl: Duration,
     },
     Cookie {
@@ -28,6 +28,9 @@ pub(super) enum Stick {
         tokens: Vec<(TargetId, String)>,
     },
 }
+
+/// Where each client was sent, and until when that holds.
+type Clients = Cache<IpAddr, (TargetId, Duration)>;
 
 impl Stick {
     /// `before` is the pool of this name in the snapshot that this one follows: its table is kept.
@@ -59,10 +62,24 @@ impl Stick {
 
     /// The node that this client was sent to.
     pub(super) fn find(&self, asker: &Asker<'_>, now: Duration) -> Option<TargetId> {
+        self.find_by(asker, now, |known, client| known.get(client))
+    }
+
+    /// As [`Stick::find`], but the client did not come: its place in the table grows no younger.
+    pub(super) fn peek(&self, asker: &Asker<'_>, now: Duration) -> Option<TargetId> {
+        self.find_by(asker, now, |known, client| known.peek(client))
+    }
+
+    fn find_by(
+        &self,
+        asker: &Asker<'_>,
+        now: Duration,
+        look: impl Fn(&Clients, &IpAddr) -> Option<(TargetId, Duration)>,
+    ) -> Option<TargetId> {
         match self {
             Stick::None => None,
             Stick::Table { known, .. } => {
-                known.get(&client_network(asker.client)).filter(|(_, until)| now < *until).map(|(to, _)| to)
+                look(known, &client_network(asker.client)).filter(|(_, until)| now < *until).map(|(to, _)| to)
             }
             Stick::Cookie { name, tokens } => {
                 let came = cookie(asker.fields?, name)?;

@@ -7,7 +7,7 @@ use pingora::Result;
 use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 
-use super::{Context, Front, encoded};
+use super::{Context, Front};
 use crate::chain::{self, Certain};
 use crate::fallback::Refusal;
 use crate::framing::Malformed;
@@ -45,7 +45,7 @@ impl Front {
             site.chain.metrics.misshapen.with_label_values(&[site.listener.name.as_str(), code.as_str()]).inc();
             return self.answer(session, context, bad.status, HeaderMap::new()).await;
         }
-        context.target = encoded(shape::origin_form(target));
+        context.target = shape::encoded(shape::origin_form(target));
         if !site.admits(session, context) {
             return self.refuse(session, context, Refusal::THROTTLED).await;
         }

@@ -473,20 +473,5 @@ fn host(head: &RequestHeader) -> Option<HeaderValue> {
     head.headers.get(header::HOST).cloned().or_else(authority)
 }
 
-/// Bytes above ASCII as `%XX`: targets go out as RFC 3986 has them.
-fn encoded(target: &[u8]) -> Vec<u8> {
-    if target.is_ascii() {
-        return target.to_vec();
-    }
-    let mut encoded = Vec::with_capacity(target.len() + 16);
-    for byte in target {
-        match byte.is_ascii() {
-            true => encoded.push(*byte),
-            false => encoded.extend_from_slice(format!("%{byte:02X}").as_bytes()),
-        }
-    }
-    encoded
-}
-
 /// The peer of a connection that is not IP, which hopfall does not accept.
 const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);

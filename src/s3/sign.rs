@@ -27,6 +27,13 @@ pub struct Signer {
     key: ArcSwapOption<DayKey>,
 }
 
+/// What a signature covers.
+pub struct Described<'a> {
+    pub fields: Vec<&'static str>,
+    pub scope: String,
+    pub access_key: &'a str,
+}
+
 /// As secret as the secret key, for a day: never printable.
 struct DayKey {
     /// In UTC, as in the stamp: `20130524`.
@@ -80,6 +87,25 @@ impl Signer {
         Ok(headers)
     }
 
+    /// What [`Signer::headers`] would sign at this time, without what is secret: the fields' names in canonical order,
+    /// the scope, and the access key's id.
+    ///
+    /// # Errors
+    /// When `time` is beyond the year 9999.
+    pub fn describe(&self, time: SystemTime) -> anyhow::Result<Described<'_>> {
+        let date = Timestamp::try_from(time)?.strftime("%Y%m%d").to_string();
+        let token = self.credentials.session_token().map(|_| TOKEN);
+        Ok(Described {
+            fields: ["host", CONTENT_SHA256, DATE].into_iter().chain(token).collect(),
+            scope: self.scope(&date),
+            access_key: self.credentials.access_key_id(),
+        })
+    }
+
+    fn scope(&self, date: &str) -> String {
+        format!("{date}/{}/s3/aws4_request", self.region)
+    }
+
     /// The value of `Authorization`. `fields` are what is signed, by lower-case name in rising order.
     fn authorization<'a>(
         &self,
@@ -99,7 +125,7 @@ impl Signer {
         request.extend(["\n", &signed, "\n", EMPTY_SHA256]);
 
         let date = stamp.split('T').next().unwrap_or_default();
-        let scope = format!("{date}/{}/s3/aws4_request", self.region);
+        let scope = self.scope(date);
         let to_sign = format!("AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{}", hex(&Sha256::digest(request)));
         let signature = self.sign(to_sign.as_bytes(), date, time);
         let id = self.credentials.access_key_id();

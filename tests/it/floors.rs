@@ -9,6 +9,7 @@ const FLOORS: &[(u32, &[&str])] = &[
         &[
             "absence",
             "conditional",
+            "explain",
             "fallback",
             "framing",
             "freshness",
