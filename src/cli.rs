@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
@@ -12,6 +13,7 @@ use log::{error, warn};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Config, Destination, Problems};
+use crate::doctor;
 use crate::import::{self, Import, Source, TlsFiles};
 use crate::messages::Messages;
 use crate::server::{Handed, Server, Told};
@@ -52,6 +54,17 @@ enum Command {
         /// The config file (YAML)
         #[arg(value_name = "FILE")]
         config: PathBuf,
+        /// Look at the world too: names, nodes, buckets, certificates, ports, disks and limits; exit code 1 for an error
+        ///
+        /// Needs no running hopfall, and does one beside it no harm. Nodes and buckets are asked for random names.
+        #[arg(long)]
+        online: bool,
+        /// The longest time that all of it may take
+        #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration, requires = "online")]
+        timeout: Duration,
+        /// Write JSON (docs/check.schema.json)
+        #[arg(long, requires = "online")]
+        json: bool,
     },
     /// Tell how a running hopfall would serve a request: whom it would ask, in which order, and why
     ///
@@ -202,7 +215,8 @@ impl Cli {
         match self.command {
             Command::Run { config, watch } => run(&config, watch),
             Command::Reload { admin } => ask(&admin, "POST", "reload", &[], RELOAD_PATIENCE),
-            Command::Check { config } => check(&config),
+            Command::Check { config, online: true, timeout, json } => examine(&config, timeout, json),
+            Command::Check { config, .. } => check(&config),
             Command::Upgrade { admin } => ask(&admin, "POST", "upgrade", &[], RELOAD_PATIENCE),
             Command::Healthcheck { live, timeout, admin } => {
                 ask(&admin, "GET", if live { "healthz" } else { "readyz" }, &[], timeout)
@@ -259,6 +273,35 @@ fn check(path: &Path) -> ExitCode {
         }
         Err(problems) => refuse(&problems),
     }
+}
+
+/// Holds the config against the world.
+fn examine(path: &Path, patience: Duration, json: bool) -> ExitCode {
+    let config = match Config::load(path) {
+        Ok(config) => config,
+        Err(problems) => return refuse(&problems),
+    };
+    let report = match runtime(0) {
+        Ok(runtime) => {
+            let report = runtime.block_on(doctor::examine(Arc::new(config), patience));
+            // What is still being waited for has had its time.
+            runtime.shutdown_background();
+            report
+        }
+        Err(error) => Err(error),
+    };
+    let report = match report {
+        Ok(report) => report,
+        Err(error) => {
+            eprintln!("hopfall: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match serde_json::to_string_pretty(&report) {
+        Ok(text) if json => println!("{text}"),
+        _ => println!("{report}\n{}: {}", path.display(), report.sum()),
+    }
+    if report.errors > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 fn refuse(problems: &Problems) -> ExitCode {
@@ -470,8 +513,7 @@ fn serve(config: Config, file: PathBuf, watch: bool, handed: Handed, messages: &
 
 /// Every connection is a file, and so is every one to a node.
 fn raise_file_limit(config: &Config) {
-    let wanted: usize = config.listeners.iter().map(|listener| 2 * listener.max_connections).sum::<usize>() + 1024;
-    let wanted = u64::try_from(wanted).unwrap_or(u64::MAX);
+    let wanted = config.files_wanted();
     match rlimit::increase_nofile_limit(wanted) {
         Ok(limit) if limit < wanted => warn!(
             "at most {limit} files may be open, and `max_connections` may need {wanted}: raise the limit (LimitNOFILE, ulimit -n) or lower `max_connections`"

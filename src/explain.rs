@@ -1,6 +1,6 @@
 //! How a request would go, told: whom it would ask, in which order and why, and what came of it if it was made.
 //!
-//! Only the words and their form. [`crate::chain`] knows what is true.
+//! Only the words and their form; the chain knows what is true.
 
 use std::fmt::{self, Write};
 use std::time::Duration;

@@ -32,7 +32,7 @@
 //! | 3 shared | [`metrics`], [`pool`], [`snapshot`], [`syslog`] |
 //! | 4 origins, and who may ask them | [`origin`], [`admission`] |
 //! | 5 adapters | [`chain`], [`probe`], [`keep`], [`messages`], [`access_log`], [`edge`], [`tls`], [`acme`], [`admin`], [`tcp`] |
-//! | 6 front | [`proxy`] |
+//! | 6 front, and who examines | [`proxy`], [`doctor`] |
 //! | 7 assembly | [`server`], [`cli`], [`import`], `demo`, `main` |
 //!
 //! # Lexicon
@@ -62,6 +62,7 @@ pub mod config;
 #[cfg(feature = "demo")]
 mod demo;
 pub mod disk;
+pub mod doctor;
 pub mod edge;
 pub mod explain;
 pub mod fallback;

@@ -97,6 +97,11 @@ impl Table {
         of_host().or_else(of_domain).or_else(|| of_path(&self.any, &path))
     }
 
+    /// The hosts that rules are for: names, and `*.domain`.
+    pub fn hosts(&self) -> impl Iterator<Item = String> {
+        self.exact.keys().cloned().chain(self.below.iter().map(|(domain, _)| format!("*{domain}")))
+    }
+
     /// The routes that requests may take.
     pub fn routes(&self) -> impl Iterator<Item = usize> {
         let named = self.exact.values().chain(self.below.iter().map(|(_, paths)| paths));

@@ -325,6 +325,12 @@ impl Config {
         named.into_iter().map(|(_, name)| name).collect()
     }
 
+    /// How many files may be open at a time: every connection is one, and so is every one to a node.
+    pub fn files_wanted(&self) -> u64 {
+        let connections: usize = self.listeners.iter().map(|listener| 2 * listener.max_connections).sum();
+        u64::try_from(connections + 1024).unwrap_or(u64::MAX)
+    }
+
     /// Reads a config file from disk, with secrets from this process's environment.
     ///
     /// # Errors

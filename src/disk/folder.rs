@@ -25,6 +25,35 @@ pub struct Folder {
     free: Free,
 }
 
+/// Whose a folder is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// It is not there, and would be made.
+    Missing,
+    /// Nobody's yet.
+    Empty,
+    /// A disk of hopfall.
+    Ours,
+    /// It holds files and is no disk: it will not be used.
+    Foreign,
+}
+
+/// Looks at a folder, and changes nothing.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn claim(root: &Path) -> io::Result<Claim> {
+    let mut entries = match fs::read_dir(root) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Claim::Missing),
+        entries => entries?,
+    };
+    if root.join(MARK).try_exists()? {
+        return Ok(Claim::Ours);
+    }
+    let taken = entries.any(|entry| entry.is_ok_and(|entry| entry.file_name() != LOST));
+    Ok(if taken { Claim::Foreign } else { Claim::Empty })
+}
+
 impl Folder {
     /// Makes the folder if there is none.
     ///

@@ -39,6 +39,7 @@ mod writer;
 mod tests;
 
 pub use figures::Figures;
+pub use folder::{Claim, claim, free};
 pub use layout::{BLOCK, KEY_MAX};
 pub use meta::{META_MAX, Meta};
 pub use object::Object;

@@ -21,9 +21,9 @@ use crate::pool::Asker;
 use crate::trip::Cached;
 
 pub use answer::Answer;
-pub use live::{Upstream, check_head, connect_failure, connector, is_ours, request_head};
+pub use live::{Live, Upstream, check_head, connect_failure, connector, is_ours, request_head};
 pub use node::NodeOrigin;
-pub use s3::S3Origin;
+pub use s3::{S3Origin, Seen};
 pub use store::StoreOrigin;
 pub use tls::Tls;
 

@@ -43,6 +43,17 @@ pub struct S3Origin {
     hop: Hop,
 }
 
+/// What a bucket answered for a key that it cannot have.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub status: u16,
+    /// The error document's.
+    pub code: Option<String>,
+    /// Where the bucket says that it is.
+    pub region: Option<String>,
+    pub date: Option<SystemTime>,
+}
+
 const BUCKET_UNKNOWN: u8 = 0;
 /// Absence is 404: a 403 is a true denial.
 const BUCKET_SHOWS_KEYS: u8 = 1;
@@ -183,6 +194,27 @@ impl S3Origin {
             _ => info!("store {name}: a missing key is 403 here (the credentials may not list the bucket)"),
         }
         matches!(learned, BUCKET_SHOWS_KEYS | BUCKET_HIDES_KEYS)
+    }
+
+    /// Asks for a random key, and tells what came: for who examines a bucket.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn look(&self) -> Result<Seen, Outcome> {
+        let key = format!("{}hopfall-probe/{:032x}", self.config.prefix, rand::random::<u128>());
+        let deadline = Instant::now() + self.config.bounds.connect_timeout + self.config.bounds.header_timeout;
+        let mut answer = self.send(&Method::GET, &key, &HeaderMap::new(), deadline).await?;
+        let document = answer.peek_body(ERROR_BYTES, deadline).await;
+        let field = |name: &str| answer.head().headers.get(name).and_then(|value| value.to_str().ok());
+        let region = field("x-amz-bucket-region").or_else(|| answer::element(&document, "Region"));
+        let seen = Seen {
+            status: answer.status(),
+            code: answer::error_code(&document).map(str::to_owned),
+            region: region.map(str::to_owned),
+            date: field("date").and_then(|date| httpdate::parse_http_date(date).ok()),
+        };
+        answer.discard().await;
+        Ok(seen)
     }
 
     async fn denied(&self) -> Denied {

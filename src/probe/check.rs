@@ -59,6 +59,12 @@ pub async fn keep_checking(chain: Arc<Chain>, pool: usize, node: usize) {
     }
 }
 
+/// Checks one node once, as it is checked again and again while hopfall runs. `None` where there is no check.
+pub async fn check_once(health: &config::Health, node: &Node, upstream: &Upstream) -> Option<Result<(), Failing>> {
+    let checker = Checker::new(health, node, upstream)?;
+    Some(checker.check(node, Instant::now() + health.timeout).await)
+}
+
 impl Checker {
     /// `None` where there is no check.
     fn new(health: &config::Health, node: &Node, upstream: &Upstream) -> Option<Self> {

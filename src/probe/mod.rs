@@ -3,6 +3,8 @@
 
 mod check;
 
+pub use check::check_once;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

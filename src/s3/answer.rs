@@ -53,13 +53,18 @@ pub fn advice(status: u16, code: Option<&str>) -> &'static str {
 
 /// The `<Code>` of an S3 error document that may be cut short.
 pub fn error_code(document: &[u8]) -> Option<&str> {
+    element(document, "Code")
+}
+
+/// The text of an element of an S3 error document that may be cut short.
+pub fn element<'a>(document: &'a [u8], name: &str) -> Option<&'a str> {
     let text = match std::str::from_utf8(document) {
         Ok(text) => text,
         Err(error) => std::str::from_utf8(&document[..error.valid_up_to()]).ok()?,
     };
-    let (_, rest) = text.split_once("<Code>")?;
-    let (code, _) = rest.split_once("</Code>")?;
-    Some(code.trim())
+    let (_, rest) = text.split_once(&format!("<{name}>"))?;
+    let (inside, _) = rest.split_once(&format!("</{name}>"))?;
+    Some(inside.trim())
 }
 
 #[cfg(test)]

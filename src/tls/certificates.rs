@@ -21,6 +21,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{Issued, Leaf};
 use crate::config::{CertificateFiles, Tls};
@@ -139,7 +140,10 @@ impl Certificates {
     }
 
     /// The files of the config, then those of the folder by name.
-    fn all_files(&self) -> anyhow::Result<Vec<CertificateFiles>> {
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn all_files(&self) -> anyhow::Result<Vec<CertificateFiles>> {
         let mut files = self.files.clone();
         let Some(folder) = &self.folder else { return Ok(files) };
         let entries =
@@ -208,6 +212,37 @@ impl fmt::Debug for Certificates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Certificates({})", self.listener)
     }
+}
+
+/// What a certificate's files hold.
+#[derive(Debug)]
+pub struct Examined {
+    pub names: Vec<String>,
+    /// Unix times.
+    pub not_before: i64,
+    pub not_after: i64,
+    /// Each certificate is followed by its issuer's.
+    pub in_order: bool,
+    /// The first one is its own issuer, so that nobody vouches for it.
+    pub self_signed: bool,
+}
+
+/// Reads a certificate and its key, and looks at what clients will.
+///
+/// # Errors
+/// When they could not be used.
+pub fn examine(files: &CertificateFiles) -> anyhow::Result<Examined> {
+    let (certified, Leaf { names, life, .. }) = read(files)?;
+    let parsed: Result<Vec<_>, _> = certified.cert.iter().map(|der| X509Certificate::from_der(der)).collect();
+    let chain: Vec<X509Certificate<'_>> = parsed?.into_iter().map(|(_, certificate)| certificate).collect();
+    let leaf = chain.first().context("no certificate")?;
+    Ok(Examined {
+        names,
+        not_before: life.from,
+        not_after: life.to,
+        in_order: chain.windows(2).all(|pair| pair[0].issuer() == pair[1].subject()),
+        self_signed: leaf.issuer() == leaf.subject(),
+    })
 }
 
 /// A certificate with its key, and what it says of itself.

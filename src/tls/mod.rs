@@ -10,7 +10,7 @@ use std::sync::Arc;
 use pingora::listeners::tls::Acceptor;
 use rustls::ServerConfig;
 
-pub use certificates::Certificates;
+pub use certificates::{Certificates, Examined, examine};
 pub use issued::{Answering, Issued, VALIDATION};
 pub use leaf::Leaf;
 

@@ -31,7 +31,7 @@ const FLOORS: &[(u32, &[&str])] = &[
     (3, &["metrics", "pool", "snapshot", "syslog"]),
     (4, &["origin", "admission"]),
     (5, &["chain", "probe", "keep", "messages", "access_log", "edge", "tls", "acme", "admin", "tcp"]),
-    (6, &["proxy"]),
+    (6, &["proxy", "doctor"]),
     (7, &["server", "cli", "import", "demo", "main", "lib"]),
 ];
 

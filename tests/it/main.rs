@@ -15,6 +15,8 @@ mod config;
 mod dashboards;
 mod demo;
 mod docker;
+mod doctor;
+mod explain;
 mod floors;
 mod harness;
 mod hash;

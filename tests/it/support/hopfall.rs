@@ -35,6 +35,12 @@ pub fn command(arguments: &[&str]) -> Ran {
     process::run(clean_command().args(arguments), wait::PATIENCE)
 }
 
+/// The same with variables for `${NAME}` in the YAML.
+#[track_caller]
+pub fn command_with(arguments: &[&str], env: &[(&str, &str)]) -> Ran {
+    process::run(clean_command().args(arguments).envs(env.iter().copied()), wait::PATIENCE)
+}
+
 /// An address for hopfall that a node must know before hopfall starts: see `Builder::address`.
 pub fn reserve() -> SocketAddr {
     ports::free("127.0.0.1")
