@@ -239,7 +239,8 @@ fn files_and_folders() {
     assert_found(&ran, "error", "location", &["no-folder/map cannot be written"]);
     assert_found(&ran, "error", "access log", &["a-file is no folder"]);
     assert_found(&ran, "error", "store s3", &["holds files that are not hopfall's"]);
-    let ran = examine(&fleet(&format!("disk: {{ path: \"{}\", bytes: 900TiB }}", own("disk"))), &SECRETS, &[]);
+    let ran =
+        examine(&fleet(&format!("disk: {{ path: \"{}\", bytes: 900TiB, free: 1MiB }}", own("disk"))), &SECRETS, &[]);
     assert_found(&ran, "warn", "store s3", &["will not grow to 900.0 TiB"]);
     assert!(!folder.path().join("disk").exists(), "it makes nothing");
 }
