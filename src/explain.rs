@@ -340,7 +340,11 @@ impl S3 {
             None => lines.push_str(&block("  request:  ", "none: no object can have this name")),
         }
         lines.push_str(&block("  disk:     ", &self.disk.words()));
-        lines.push_str(&block("  absent:   ", &format!("a missing key is {} here", self.absent_is)));
+        let absent = match self.absent_is.as_str() {
+            "unknown" => "not known yet how this bucket says that it lacks a key".to_owned(),
+            status => format!("a missing key is {status} here"),
+        };
+        lines.push_str(&block("  absent:   ", &absent));
         let price = format!(
             "{} a request, {} a GiB; today {} spent",
             dollars(self.dollars_per_request),

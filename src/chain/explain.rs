@@ -312,7 +312,12 @@ impl Chain {
             let picked = picked.filter(|(_, node, _)| node.target == target);
             let (hop, kind, outcome) = match (picked, self.stores.get(&target)) {
                 (Some((pool, node, choice)), _) => {
-                    (of_node(pool, node, choice, hints, now), fallback::Kind::Node, Outcome::Absent(404))
+                    let is_left = |other: &Node| {
+                        !search.visited().contains(other.target) && matches!(other.mode(), Mode::Accept | Mode::Backup)
+                    };
+                    let others = pool.nodes.iter().any(|other| is_left(other));
+                    let hop = of_node(pool, node, choice, others, hints, now);
+                    (hop, fallback::Kind::Node, Outcome::Absent(404))
                 }
                 (None, Some(store)) => {
                     let first = explanation.hops.is_empty() && preferred == Some(target);
@@ -451,7 +456,8 @@ impl Chain {
     }
 }
 
-fn of_node(pool: &Pool, node: &Node, choice: pool::Choice, hints: &Hints<'_>, now: Duration) -> Hop {
+/// `others`: there are more of its pool to ask after it.
+fn of_node(pool: &Pool, node: &Node, choice: pool::Choice, others: bool, hints: &Hints<'_>, now: Duration) -> Hop {
     let max_in_flight = pool.config.bounds.max_in_flight;
     let away = node.away(now);
     let (hint, mut why) = of_hint(hints, node.target);
@@ -512,7 +518,10 @@ fn of_node(pool: &Pool, node: &Node, choice: pool::Choice, hints: &Hints<'_>, no
         why.push("its name has no address yet: fails at once".to_owned());
     }
     if why.is_empty() {
-        why.push("the only one left in its pool".to_owned());
+        why.push(match others {
+            true => "ahead of the rest of its pool, which is down, backup, full or lacks it".to_owned(),
+            false => "the only one left in its pool".to_owned(),
+        });
     }
     let hedge = pool.config.hedge.as_ref();
     Hop {

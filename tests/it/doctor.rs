@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::support::blackhole::Blackhole;
 use crate::support::certificate::Certificate;
 use crate::support::fleet::Fleet;
 use crate::support::hopfall::{command_with, reserve};
@@ -65,13 +66,15 @@ fn a_fleet_that_is_well_has_no_error() {
 
 #[test]
 fn what_a_node_says_of_what_it_lacks() {
-    let cases: [(Reply, &str, &[&str]); 7] = [
+    let cases: [(Reply, &str, &[&str]); 9] = [
         (Reply::ok("welcome"), "error", &["answers 200 for a file that it lacks", "try_files $uri =404"]),
         (Reply::status(301).header("Location", "https://x/"), "error", &["redirects are handed on"]),
         (Reply::status(403), "error", &["on_403: next"]),
         (Reply::status(400), "error", &["does not take the host", "set `host` of the pool"]),
         (Reply::status(410), "error", &["add 410 to `fallback_on`"]),
         (Reply::status(500), "warn", &["counts against its health"]),
+        (Reply::status(501), "error", &["answers 501", "handed on"]),
+        (Reply::status(503), "warn", &["it is busy"]),
         (Reply::status(404).then_keep_alive(false), "warn", &["`keepalive` is of no use"]),
     ];
     let nodes: Vec<Origin> = cases.iter().map(|(reply, ..)| Origin::always(reply.clone())).collect();
@@ -85,6 +88,7 @@ fn what_a_node_says_of_what_it_lacks() {
 
 #[test]
 fn a_node_that_cannot_be_asked() {
+    let dark = Blackhole::open();
     let (web, silent) = (reserve(), Origin::always(Reply::hang()));
     let sick = Origin::respond(|request| Reply::status(if request.target == "/healthz" { 503 } else { 404 }));
     let fleet = Fleet::new()
@@ -92,6 +96,7 @@ fn a_node_that_cannot_be_asked() {
         .node("own", web)
         .node("silent", silent.addr())
         .node("sick", sick.addr())
+        .node("dark", dark.addr())
         .node_with("off", reserve(), "mode: reject")
         .pool("header_timeout: 300ms")
         .pool("health: { check: http, path: /healthz, timeout: 300ms }");
@@ -106,6 +111,7 @@ fn a_node_that_cannot_be_asked() {
     assert_found(&ran, "warn", "node images/own", &["hopfall's own listener web", "a loop"]);
     assert_found(&ran, "error", "node images/silent", &["gives no answer: http_response_timeout"]);
     assert_found(&ran, "error", "node images/sick", &["fails its health check"]);
+    assert_found(&ran, "error", "node images/dark", &["does not answer within connect_timeout", "firewall"]);
     assert_found(&ran, "ok", "node images/off", &["its mode is reject"]);
 }
 

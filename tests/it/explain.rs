@@ -8,6 +8,7 @@ use crate::support::hopfall::{Hopfall, reserve};
 use crate::support::nginx::Nginx;
 use crate::support::origin::{Origin, Reply};
 use crate::support::process::Ran;
+use crate::support::wait::{PATIENCE, wait_until};
 
 fn explain(hopfall: &Hopfall, arguments: &[&str]) -> Value {
     let ran = hopfall.order(&[&["explain", "--json"], arguments].concat());
@@ -124,6 +125,57 @@ fn a_node_that_is_down_is_last_and_says_since_when() {
     hopfall.order(&["node", "images", "good", "reject"]);
     let told = explain(&hopfall, &["/x"]);
     assert_eq!((hops(&told).len(), &told["not_asked"][0]["why"]), (1, &"reject: not asked".into()));
+}
+
+#[test]
+fn what_comes_from_a_node_is_asked_of_stores_only() {
+    let (node, bucket) = (Origin::at("127.0.0.2").respond(|_| Reply::status(404)), Bucket::new());
+    let hopfall = Fleet::new().node("a", node.addr()).store("cats", bucket.addr(), "AKIAEXAMPLE", "a-secret").start();
+    let told = explain(&hopfall, &["/x", "--client", "127.0.0.2"]);
+    assert_eq!((&told["request"]["caller"], hops(&told)), (&"node a".into(), vec!["s3".to_owned()]), "{told:#}");
+    assert_eq!(told["not_asked"][0]["why"], "the request comes from a node");
+    let told = explain(&hopfall, &["/x", "--client", "127.0.0.1"]);
+    assert_eq!((&told["request"]["caller"], hops(&told).len()), (&"neighbour".into(), 2), "{told:#}");
+}
+
+#[test]
+fn attempts_and_budgets_end_the_walk() {
+    let lacks = || Origin::always(Reply::status(404));
+    let (a, b, bucket) = (lacks(), lacks(), Bucket::new());
+    let fleet = |key: &str, route: &str| {
+        let fleet = Fleet::new().node("a", a.addr()).node("b", b.addr()).route(route);
+        fleet.store("cats", bucket.addr(), "AKIAEXAMPLE", "a-secret").store_key(key).start()
+    };
+    let told = explain(&fleet("region: us-east-1", "attempts: 2"), &["/x"]);
+    assert_eq!((hops(&told).len(), &told["if_all_lack_it"]), (2, &503.into()), "{told:#}");
+    assert_eq!(told["not_asked"][0]["why"], "the route's 2 attempts are spent");
+
+    let hopfall = fleet("prices: { thousand_requests: 1000 }, budget_per_day: 1", "attempts: 0");
+    hopfall.get("/x");
+    let told = explain(&hopfall, &["/x"]);
+    assert_eq!((&told["hops"][2]["s3"]["asked"], &told["if_all_lack_it"]), (&false.into(), &503.into()), "{told:#}");
+    let asked = bucket.requests("x").len();
+    assert_eq!(explain(&hopfall, &["/x", "--live"])["live"]["status"], 503);
+    assert_eq!(bucket.requests("x").len(), asked, "it would cost more than there is");
+}
+
+#[test]
+fn a_disk_says_what_it_keeps() {
+    let bucket = Bucket::new();
+    bucket.put("cat.jpg", "1", b"meow", &[("Cache-Control", "max-age=600")]);
+    let fleet = Fleet::new().store("cats", bucket.addr(), "AKIAEXAMPLE", "a-secret");
+    let hopfall = fleet.store_key("disk: { path: \"{dir}/disk\", bytes: 8MiB, free: 0B }").start();
+    let state = || explain(&hopfall, &["/cat.jpg"])["hops"][0]["s3"]["disk"].clone();
+    assert_eq!(state()["state"], "not_kept");
+    wait_until("the object to be kept", PATIENCE, || {
+        hopfall.get("/cat.jpg");
+        state()["state"] == "fresh"
+    });
+    assert_eq!(state()["bytes"], 4);
+    let asked = bucket.requests("cat.jpg").len();
+    let told = explain(&hopfall, &["/cat.jpg", "--live"]);
+    assert_eq!((&told["live"]["cache"], &told["live"]["dollars"]), (&"hit".into(), &0.0.into()), "{told:#}");
+    assert_eq!(bucket.requests("cat.jpg").len(), asked);
 }
 
 #[test]
