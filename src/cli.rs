@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand};
 use log::{error, warn};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::{Config, Destination, Problems};
+use crate::config::{self, Config, Destination, Problems};
 use crate::doctor;
 use crate::import::{self, Import, Source, TlsFiles};
 use crate::messages::Messages;
@@ -97,6 +97,17 @@ enum Command {
         #[command(flatten)]
         admin: AdminArgs,
     },
+    /// Lay a config file out anew: indents, spaces, quotes. Comments and the order of keys stay
+    Fmt {
+        /// The config file (YAML)
+        #[arg(value_name = "FILE")]
+        config: PathBuf,
+        /// Write nothing; the exit code is 1 if the file would change
+        #[arg(long)]
+        check: bool,
+    },
+    /// Print the JSON Schema of config files, for editors
+    Schema,
     /// Ask a running hopfall whether it takes requests: exit code 0 if it does, else 1
     ///
     /// Asks the admin listener of the config file; one on 0.0.0.0 or [::] is asked on loopback. It is made for the health
@@ -218,6 +229,8 @@ impl Cli {
             Command::Check { config, online: true, timeout, json } => examine(&config, timeout, json),
             Command::Check { config, .. } => check(&config),
             Command::Upgrade { admin } => ask(&admin, "POST", "upgrade", &[], RELOAD_PATIENCE),
+            Command::Fmt { config, check } => fmt(&config, check),
+            Command::Schema => print(&config::schema()),
             Command::Healthcheck { live, timeout, admin } => {
                 ask(&admin, "GET", if live { "healthz" } else { "readyz" }, &[], timeout)
             }
@@ -302,6 +315,46 @@ fn examine(path: &Path, patience: Duration, json: bool) -> ExitCode {
         _ => println!("{report}\n{}: {}", path.display(), report.sum()),
     }
     if report.errors > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn fmt(path: &Path, check: bool) -> ExitCode {
+    let name = path.display().to_string();
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => {
+            eprintln!("hopfall: {name}: cannot be read: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let laid_out = match config::format(&name, &text) {
+        Ok(laid_out) => laid_out,
+        Err(problems) => return refuse(&problems),
+    };
+    if laid_out == text {
+        return ExitCode::SUCCESS;
+    }
+    if check {
+        eprintln!("{name}: would be laid out anew");
+        return ExitCode::FAILURE;
+    }
+    match std::fs::write(path, laid_out) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hopfall: {name}: cannot be written: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// To standard output, which may be a pipe that somebody has closed.
+fn print(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hopfall: standard output cannot be written: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn refuse(problems: &Problems) -> ExitCode {

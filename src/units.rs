@@ -17,6 +17,23 @@ pub trait Scalar: Sized {
     }
     /// The JSON Schema type of the value: `string`, `integer`, `boolean`.
     const KIND: &'static str;
+    /// What else editors and the documentation are told of it.
+    fn form() -> Form {
+        Form::default()
+    }
+}
+
+/// What a scalar looks like, beyond its type.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Form {
+    /// What such a value is called, such as `time`. Empty: nothing in particular.
+    pub name: &'static str,
+    /// Another JSON Schema type that it may be written as.
+    pub also: Option<&'static str>,
+    /// A pattern (ECMA 262) for its text. It lets too much pass rather than too little: [`Scalar::parse`] decides.
+    pub pattern: Option<&'static str>,
+    /// The smallest and the largest number.
+    pub bounds: Option<(u64, u64)>,
 }
 
 impl Scalar for String {
@@ -42,12 +59,20 @@ impl Scalar for u32 {
     fn parse(text: &str) -> Result<Self, String> {
         text.replace('_', "").parse().map_err(|_| "write a whole number, 0 or more".into())
     }
+    fn form() -> Form {
+        // `1_000_000` is a string to YAML 1.2.
+        let pattern = Some("^[0-9][0-9_]*$");
+        Form { name: "number", also: Some("string"), pattern, bounds: Some((0, u32::MAX.into())) }
+    }
 }
 
 impl Scalar for Duration {
     const KIND: &'static str = "string";
     fn parse(text: &str) -> Result<Self, String> {
         humantime::parse_duration(text).map_err(|_| "write a time with its unit, such as 250ms, 10s, 5m or 1h".into())
+    }
+    fn form() -> Form {
+        Form { name: "time", pattern: Some(r"^(\s*[0-9.]+\s*[A-Za-zµ]+)+\s*$"), ..Form::default() }
     }
 }
 
@@ -61,6 +86,10 @@ impl Scalar for Bytes {
         text.parse::<bytesize::ByteSize>()
             .map(|size| Bytes(size.as_u64()))
             .map_err(|_| "write a size with its unit, such as 4096, 32KiB or 1GiB".into())
+    }
+    fn form() -> Form {
+        let pattern = Some(r"^\s*[0-9.]+\s*([kKmMgGtTpPeE][iI]?)?[bB]?\s*$");
+        Form { name: "size", also: Some("integer"), pattern, ..Form::default() }
     }
 }
 
@@ -80,6 +109,9 @@ impl Scalar for Dollars {
         let whole = digits(whole).and_then(|whole| whole.checked_mul(1_000_000_000)).ok_or(ADVICE)?;
         let part = digits(&format!("{part:0<9}")).ok_or(ADVICE)?;
         whole.checked_add(part).map(Dollars).ok_or_else(|| ADVICE.into())
+    }
+    fn form() -> Form {
+        Form { name: "dollars", bounds: Some((0, u64::MAX / 1_000_000_000)), ..Form::default() }
     }
 }
 
@@ -126,6 +158,9 @@ impl Scalar for Network {
         }
         Ok(Network { base, prefix })
     }
+    fn form() -> Form {
+        Form { name: "network", pattern: Some("^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$"), ..Form::default() }
+    }
 }
 
 /// What counts as one client: an IPv4 address, or the network of an IPv6 address's first 64 bits, since a client has many
@@ -159,6 +194,9 @@ impl Scalar for Status {
             Ok(code @ 400..=599) => Ok(Status(code)),
             _ => Err("write an error status, 400 to 599".into()),
         }
+    }
+    fn form() -> Form {
+        Form { name: "status", bounds: Some((400, 599)), ..Form::default() }
     }
 }
 
@@ -280,6 +318,9 @@ impl Scalar for HostPort {
             return Err(ADVICE.into());
         }
         Ok(HostPort { host: host.to_owned(), port })
+    }
+    fn form() -> Form {
+        Form { name: "host:port", pattern: Some(r"^[^\s/@]+:[0-9]{1,5}$"), ..Form::default() }
     }
 }
 

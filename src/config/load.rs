@@ -173,18 +173,9 @@ fn secret_lines(text: &str) -> Vec<Range<usize>> {
 /// Gives the file, if its shape allows one despite the mistakes, and the mistakes of shape. An unknown key
 /// does allow one, so that `resolve` can add what else is wrong. And the places of secrets.
 pub fn parse(text: &str) -> (Option<File>, Vec<Problem>, Vec<Range<usize>>) {
-    let yaml = |error: serde_saphyr::Error| {
-        let place = error.location().unwrap_or(Location::UNKNOWN);
-        let message = error.without_snippet().to_string();
-        let message =
-            message.split(" at line ").next().unwrap_or_default().split(", set ").next().unwrap_or_default().to_owned();
-        let fix =
-            if message.starts_with("duplicate") { "keep one of them" } else { "mend the YAML here, or just before" };
-        Problem::at(place, message, fix)
-    };
     let tree: Spanned<Tree> = match serde_saphyr::from_str(text) {
         Ok(tree) => tree,
-        Err(error) => return (None, vec![yaml(error)], secret_lines(text)),
+        Err(error) => return (None, vec![not_yaml(&error)], secret_lines(text)),
     };
     let mut places = Vec::new();
     secrets(&tree, false, &text.chars().collect::<Vec<char>>(), &mut places);
@@ -193,9 +184,23 @@ pub fn parse(text: &str) -> (Option<File>, Vec<Problem>, Vec<Range<usize>>) {
     check.node(&tree, &schema, "the file");
     match serde_saphyr::from_str(text) {
         Ok(file) => (Some(file), check.problems, places),
-        Err(error) if check.problems.is_empty() => (None, vec![yaml(error)], places),
+        Err(error) if check.problems.is_empty() => (None, vec![not_yaml(&error)], places),
         Err(_) => (None, check.problems, places),
     }
+}
+
+fn not_yaml(error: &serde_saphyr::Error) -> Problem {
+    let place = error.location().unwrap_or(Location::UNKNOWN);
+    let message = error.without_snippet().to_string();
+    let message =
+        message.split(" at line ").next().unwrap_or_default().split(", set ").next().unwrap_or_default().to_owned();
+    let fix = if message.starts_with("duplicate") { "keep one of them" } else { "mend the YAML here, or just before" };
+    Problem::at(place, message, fix)
+}
+
+/// A text that is no YAML, as [`Problems`].
+pub fn refuse_yaml(file: &str, text: &str, error: &serde_saphyr::Error) -> Problems {
+    Problems::new(file, text, vec![not_yaml(error)], &secret_lines(text))
 }
 
 /// YAML without a meaning yet.

@@ -2,11 +2,13 @@
 //!
 //! A [`Config`] cannot be wrong: nothing in it is checked again after [`Config::load`].
 
+mod layout;
 pub mod load;
 mod logging;
 pub mod model;
 mod pem;
 mod resolve;
+mod schema;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -29,12 +31,14 @@ use crate::shape::HeadLimits;
 use crate::throttle::Rate;
 use crate::units::{HostPort, Network, StatusSet};
 
+pub use layout::format;
 pub use load::{Problem, Problems};
 pub use logging::{Access, Destination, Log, Output, Peer, Syslog};
 pub use model::{
     AccessFormat, Addressing, Algorithm, Check, Clients, Facility, FromNodes, Level, Mode, OnDenied, Protocol,
     TlsProfile,
 };
+pub use schema::schema;
 
 /// Everything one generation of the process runs on.
 #[derive(Clone, Debug, PartialEq)]

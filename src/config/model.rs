@@ -15,7 +15,7 @@ use serde::de::{Deserializer, MapAccess, Visitor, value::MapAccessDeserializer};
 use serde_saphyr::{Location as Place, Spanned};
 
 use super::logging::Destination;
-use crate::units::{Bytes, Dollars, HostPort, Network, Pattern, Scalar, Status, StatusRange};
+use crate::units::{Bytes, Dollars, Form, HostPort, Network, Pattern, Scalar, Status, StatusRange};
 
 /// The whole file.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -25,9 +25,9 @@ pub struct File {
     pub threads: Option<Field<u32>>,
     /// How long SIGTERM waits for requests under way before it cuts them. Default 30s.
     pub shutdown_timeout: Option<Field<Duration>>,
-    /// Who this instance is to other proxies.
+    /// Who this instance is to other proxies. Default: somebody new at each start.
     pub identity: Option<Identity>,
-    /// What is logged, and where to.
+    /// What is logged, and where to. Default: as its keys say.
     pub log: Option<Log>,
     /// The admin listener: `/metrics`, `/status`, `/healthz`, `/readyz`. Default: none.
     pub admin: Option<Admin>,
@@ -38,13 +38,13 @@ pub struct File {
     /// Addresses on which clients are accepted. At least one.
     #[schemars(length(min = 1))]
     pub listeners: Vec<Listener>,
-    /// Pools of storage nodes, by name.
+    /// Pools of storage nodes, by name. Default: none.
     #[serde(default)]
     pub pools: BTreeMap<String, Pool>,
-    /// Stores to ask when no node has a file, by name.
+    /// Stores to ask when no node has a file, by name. Default: none.
     #[serde(default)]
     pub stores: BTreeMap<String, Store>,
-    /// Chains of pools and stores, by name. Each `http` or `https` listener needs one.
+    /// Chains of pools and stores, by name. Each `http` or `https` listener needs one. Default: none.
     #[serde(default)]
     pub routes: BTreeMap<String, Route>,
 }
@@ -135,15 +135,17 @@ pub struct Listener {
     /// Default `http`.
     pub protocol: Option<Field<Protocol>>,
     /// The route that the requests of an `http` or `https` listener take, but for those that `routes` sends elsewhere.
+    /// Default: none.
     pub route: Option<Field<String>>,
     /// Routes by host and path, for `http` and `https`. The most specific one that fits is taken: a host before a domain
     /// before any host, then the longest path. Where none fits and there is no `route`, the answer is 404.
+    /// Default: none.
     #[schemars(length(min = 1))]
     pub routes: Option<Vec<Rule>>,
     /// The pool that the connections of a `tcp` listener go to. A connection takes one place under the node's
-    /// `max_in_flight`.
+    /// `max_in_flight`. Default: none.
     pub pool: Option<Field<String>>,
-    /// The certificates of an `https` listener.
+    /// The certificates of an `https` listener, which needs them. Default: none.
     pub tls: Option<Tls>,
     /// Port of the https listener to which every request is sent (308). For `http` listeners. Default: requests are
     /// served.
@@ -230,15 +232,15 @@ pub struct Throttle {
 #[schemars(deny_unknown_fields)]
 pub struct Tls {
     /// PEM file with the certificate, then its intermediates. The first certificate is the default: for clients that
-    /// name no host, or one that no certificate has.
+    /// name no host, or one that no certificate has. Default: none; `folder` must have one then.
     pub certificate: Option<Field<String>>,
-    /// PEM file with its private key (PKCS #8, PKCS #1 or SEC 1).
+    /// PEM file with its private key (PKCS #8, PKCS #1 or SEC 1). Default: none.
     pub key: Option<Field<String>>,
     /// DER file with an OCSP answer to staple (RFC 6961). Default: none.
     pub ocsp: Option<Field<String>>,
-    /// More certificates, chosen by the name that the client asks for (SNI).
+    /// More certificates, chosen by the name that the client asks for (SNI). Default: none.
     pub more: Option<Vec<Certificate>>,
-    /// A folder with more: each NAME.crt or NAME.pem with NAME.key, and NAME.ocsp if there is one.
+    /// A folder with more: each NAME.crt or NAME.pem with NAME.key, and NAME.ocsp if there is one. Default: none.
     pub folder: Option<Field<String>>,
     /// Names whose certificates are got by ACME, one for each name; see `acme` at the top level. The CA validates them by
     /// tls-alpn-01 (RFC 8737), for which it connects to port 443 of the name: that has to be this listener. Until a name's
@@ -309,7 +311,7 @@ pub struct Pool {
     /// Whether a client that comes again is sent to the same node first. Default: no.
     pub stickiness: Option<Stickiness>,
     /// Statuses on which GET and HEAD go on to the next target. 429 and 503 count as busy, other 5xx as
-    /// errors, the rest as absent. A list replaces the default: 404, 429, 500, 502, 503, 504.
+    /// errors, the rest as absent. Default 404, 429, 500, 502, 503, 504; a list replaces it.
     pub fallback_on: Option<Vec<Field<Status>>>,
     /// What a node's `403` means: `serve` it, or `next`, as if the file were absent. Default `serve`.
     pub on_403: Option<Field<On403>>,
@@ -349,7 +351,7 @@ pub struct Pool {
     /// Whether GET and HEAD are also asked of a second node when the first keeps silent for longer than it
     /// ever does. Default: no; `hedge: {}` turns it on.
     pub hedge: Option<Hedge>,
-    /// How a node is found to be up or down.
+    /// How a node is found to be up or down. Default: by real requests alone.
     pub health: Option<Health>,
     /// The nodes. At least one.
     #[schemars(length(min = 1))]
@@ -385,7 +387,7 @@ pub struct Stickiness {
     /// Most clients in the table. Default 100000.
     pub entries: Option<Field<u32>>,
     /// The cookie's name. Its value is a keyed hash (`identity.mark_key`; a random key ends it with the process).
-    /// Default `NB_SRVID`, as the NodeBalancer has it.
+    /// Default `NB_SRVID`: the NodeBalancer's.
     pub cookie: Option<Field<String>>,
 }
 
@@ -490,7 +492,7 @@ pub struct Store {
     /// What `403 AccessDenied` means: `probe` asks the bucket once, with a random key, what absence looks
     /// like; `not_found` and `error` force it. Default `probe`.
     pub on_403: Option<Field<OnDenied>>,
-    /// File with the CA certificates to trust instead of the system's, for an `https` endpoint.
+    /// File with the CA certificates to trust for an `https` endpoint. Default: the system's.
     pub ca: Option<Field<String>>,
     /// Longest time to open a connection, TLS handshake included. Default 3s.
     pub connect_timeout: Option<Field<Duration>>,
@@ -573,14 +575,14 @@ pub enum Credentials {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Keys {
-    /// The access key, by reference: `${VAR}` or `file:PATH`.
+    /// The access key, by reference: `${VAR}` or `file:PATH`. Default: none; `profile` then says it.
     pub access_key: Option<Field<SecretRef>>,
-    /// The secret key, by reference.
+    /// The secret key, by reference. Default: none; `profile` then says it.
     pub secret_key: Option<Field<SecretRef>>,
-    /// The session token of temporary credentials, by reference.
+    /// The session token of temporary credentials, by reference. Default: none.
     pub session_token: Option<Field<SecretRef>>,
     /// A profile of the shared credentials file (`AWS_SHARED_CREDENTIALS_FILE`, or `.aws/credentials` in
-    /// the home folder), instead of keys.
+    /// the home folder), instead of keys. Default: none.
     pub profile: Option<Field<String>>,
 }
 
@@ -600,6 +602,9 @@ impl Scalar for SecretRef {
             (_, Some(path)) if !path.is_empty() => Ok(SecretRef::File(path.to_owned())),
             _ => Err("a secret is written by reference: ${VARIABLE} or file:PATH".into()),
         }
+    }
+    fn form() -> Form {
+        Form { name: "secret", pattern: Some(r"^(\$\{.+\}|file:.+)$"), ..Form::default() }
     }
 }
 
@@ -721,10 +726,26 @@ impl<T: Scalar> JsonSchema for Field<T> {
         T::KIND.into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        match T::choices() {
-            [] => json_schema!({ "type": T::KIND }),
-            choices => json_schema!({ "type": T::KIND, "enum": choices }),
+        let Form { name, also, pattern, bounds } = T::form();
+        let mut schema = match also {
+            Some(also) => json_schema!({ "type": [T::KIND, also] }),
+            None => json_schema!({ "type": T::KIND }),
+        };
+        let mut set = |key: &str, value: serde_json::Value| schema.insert(key.to_owned(), value);
+        if !T::choices().is_empty() {
+            set("enum", T::choices().into());
         }
+        if !name.is_empty() {
+            set("title", name.into());
+        }
+        if let Some(pattern) = pattern {
+            set("pattern", pattern.into());
+        }
+        if let Some((least, most)) = bounds {
+            set("minimum", least.into());
+            set("maximum", most.into());
+        }
+        schema
     }
 }
 

@@ -143,7 +143,7 @@ fn queries_name_only_metrics_and_labels_that_are_registered() {
 }
 
 /// The metrics that an expression names; or which metric, or label, is not there.
-fn check(metrics: &[Description], expression: &str) -> Result<BTreeSet<String>, String> {
+pub fn check(metrics: &[Description], expression: &str) -> Result<BTreeSet<String>, String> {
     let selector = Regex::new(r"\b((?:hopfall|process)_[a-z0-9_]+)(?:\{([^}]*)\})?").unwrap();
     let matcher = Regex::new(r#"([a-z_]+)\s*(?:=~|!~|!=|=)\s*""#).unwrap();
     let grouping = Regex::new(r"\b(?:by|without|on|ignoring)\s*\(([^)]*)\)").unwrap();

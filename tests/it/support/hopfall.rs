@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use super::client::{self, Client, Response};
 use super::metrics::Metrics;
 use super::process::{self, Process, Ran};
+use super::schema::mistakes;
 use super::{ports, wait};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_hopfall");
@@ -245,6 +246,9 @@ impl Builder {
     pub fn start(self) -> Hopfall {
         for _ in 0..5 {
             let mut hopfall = self.spawn();
+            // Each good config of the tests is one for editors too.
+            let text = std::fs::read_to_string(hopfall.config_file()).unwrap();
+            assert_eq!(mistakes(&text), Ok(Vec::new()), "an editor would find fault with\n{text}");
             let admin = hopfall.admin();
             let mut ended = false;
             let ready = wait::becomes(wait::PATIENCE, || {

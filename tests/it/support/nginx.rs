@@ -104,6 +104,11 @@ impl Nginx {
         self.address
     }
 
+    /// The folder that it serves.
+    pub fn root(&self) -> PathBuf {
+        file_path(self.folder.path(), "")
+    }
+
     /// The master's, which is the process group's too.
     pub fn pid(&self) -> u32 {
         self.process.as_ref().expect("nginx was killed").pid()
