@@ -245,6 +245,10 @@ impl Scalar for StatusRange {
             _ => Err("write a status, such as 200, or a range of them, such as 200-399, from 100 to 599".into()),
         }
     }
+    fn form() -> Form {
+        let pattern = Some(r"^[0-9]{3}\s*(-\s*[0-9]{3})?$");
+        Form { name: "status or range", also: Some("integer"), pattern, ..Form::default() }
+    }
 }
 
 impl fmt::Display for StatusRange {
@@ -291,6 +295,9 @@ impl Scalar for Pattern {
             let reason = reason.trim_start_matches("error: ").trim_end_matches('.');
             format!("write a regex as https://docs.rs/regex has them: {reason}")
         })
+    }
+    fn form() -> Form {
+        Form { name: "regex", ..Form::default() }
     }
 }
 

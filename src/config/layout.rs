@@ -11,7 +11,9 @@ use super::load::{Problem, Problems, refuse_yaml};
 
 /// The text laid out anew. It need not be a good config, but YAML.
 pub fn format(file: &str, text: &str) -> Result<String, Problems> {
-    let meaning = |text: &str| serde_saphyr::from_str::<Value>(text);
+    let meaning = |text: &str| {
+        serde_saphyr::from_str_with_options::<Value>(text, serde_saphyr::options! { strict_booleans: true })
+    };
     let before = meaning(text).map_err(|error| refuse_yaml(file, text, &error))?;
     let layout = LayoutOptions { print_width: WIDTH, ..LayoutOptions::default() };
     let options = FormatOptions { layout, ..FormatOptions::default() };

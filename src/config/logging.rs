@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use super::model::{AccessFormat, Clients, Facility, Level};
-use crate::units::{Scalar, truncated};
+use crate::units::{Form, Scalar, truncated};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
@@ -67,6 +67,10 @@ impl Scalar for Destination {
             Ok(address) => Ok(Destination::Syslog(Syslog::Udp(address))),
             Err(_) => Err("write syslog, syslog:/a/socket or syslog:IP:PORT (UDP), such as syslog:10.0.0.5:514".into()),
         }
+    }
+    fn form() -> Form {
+        let pattern = Some(r"^((?!syslog:).+|syslog:(/.+|[0-9A-Fa-f.:\[\]]+:[0-9]{1,5}))$");
+        Form { name: "file or syslog", pattern, ..Form::default() }
     }
 }
 

@@ -280,7 +280,7 @@ pub struct Acme {
     pub directory: Option<Field<String>>,
     /// An address at which the CA may reach you. It is given when the account is made; a later change is not. Default: none.
     pub email: Option<Field<String>>,
-    /// File with the CA certificates to trust instead of the system's when the directory is asked.
+    /// File with the CA certificates to trust when the directory is asked. Default: the system's.
     pub ca: Option<Field<String>>,
     /// The account that you have with the CA already, where it wants one (external account binding, RFC 8555 §7.3.4).
     /// Default: none.
@@ -362,7 +362,7 @@ pub struct Pool {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct NodeTls {
-    /// PEM file with the CA certificates to trust instead of the system's.
+    /// PEM file with the CA certificates to trust. Default: the system's.
     pub ca: Option<Field<String>>,
     /// The name that a node is asked for (SNI, RFC 6066 §3) and that its certificate must have. Default: the pool's
     /// `host` without its port; else the host of the node's `address` as it is written.
@@ -371,7 +371,7 @@ pub struct NodeTls {
     pub verify: Option<Field<bool>>,
     /// PEM file with the certificate that nodes are shown when they ask for one, then its intermediates. Default: none.
     pub certificate: Option<Field<String>>,
-    /// PEM file with its private key (PKCS #8, PKCS #1 or SEC 1).
+    /// PEM file with its private key (PKCS #8, PKCS #1 or SEC 1). Default: none.
     pub key: Option<Field<String>>,
 }
 
@@ -420,6 +420,7 @@ pub struct Health {
     pub expect: Option<Vec<Field<StatusRange>>>,
     /// Regex that must be found in the body of an `http_body` check, in the syntax of <https://docs.rs/regex>: no
     /// look-around, no back-references. The first 64KiB are looked at; `$` also stands before a line end at the end.
+    /// Default: none, and `http_body` needs one.
     pub body: Option<Field<Pattern>>,
     /// Time between two checks of a node, jittered by a tenth. Default 5s.
     pub interval: Option<Field<Duration>>,

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use hopfall::config::{Config, Surroundings};
 use regex::Regex;
 use serde_json::Value;
 
@@ -33,12 +34,24 @@ fn the_schema_beside_the_examples_is_what_the_command_prints() {
 
 #[test]
 fn editors_find_the_schema_and_nothing_wrong_with_the_examples() {
-    for name in ["full", "minimal", "tcp", "two-nodes-s3"] {
-        let text = read(&format!("conf/{name}.yaml"));
-        assert!(text.starts_with("# yaml-language-server: $schema=hopfall.schema.json\n"), "{name}");
+    for name in examples() {
+        let text = read(&name);
+        let schema = if name.starts_with("conf/") { "hopfall.schema.json" } else { "../conf/hopfall.schema.json" };
+        assert!(text.starts_with(&format!("# yaml-language-server: $schema={schema}\n")), "{name}");
         assert_eq!(mistakes(&text), Ok(Vec::new()), "{name}");
     }
-    assert_eq!(mistakes(&read("docker/hopfall.yaml")), Ok(Vec::new()));
+}
+
+fn examples() -> Vec<String> {
+    let mut examples = vec!["docker/hopfall.yaml".to_owned()];
+    for entry in std::fs::read_dir(path("conf")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.ends_with(".yaml") {
+            examples.push(format!("conf/{name}"));
+        }
+    }
+    assert!(examples.len() >= 5);
+    examples
 }
 
 /// What is wrong in shape, or in a value that stands by itself, an editor underlines. What is wrong with the whole only
@@ -58,6 +71,33 @@ fn editors_see_what_is_wrong_in_shape() {
         }
     }
     assert!(seen >= 10, "{seen}");
+}
+
+/// A pattern may let too much pass, never too little.
+#[test]
+fn editors_take_whatever_hopfall_takes() {
+    const VALUES: &[(&str, &[&str])] = &[
+        ("idle_timeout", &["250ms", "1h 30m", "1h30m", "90sec", "1500 msec", " 2 days ", "300us", "5µs"]),
+        ("body_bytes", &["4096", "1.5 GiB", "32k", "10MB", "10 mb", "512B", "7Kib"]),
+        ("max_connections", &["7", "1_000", "\"7\""]),
+        ("trusted", &["[10.0.0.0/8]", "[\"fd00::/8\", \"::1\"]", "[\"::ffff:10.0.0.1\"]"]),
+        ("protocol", &["http"]),
+        ("http2", &["true"]),
+    ];
+    for (key, values) in VALUES {
+        for value in *values {
+            let config = format!(
+                "listeners: [{{ name: web, address: \"0.0.0.0:80\", route: r, {key}: {value} }}]\n\
+                 pools: {{ p: {{ nodes: [{{ name: a, address: \"[fd00::10]:80\" }}] }} }}\n\
+                 routes: {{ r: {{ chain: [p] }} }}\n"
+            );
+            let surroundings = Surroundings { variable: &|_| None, read: &|_| Ok(String::new()) };
+            if let Err(problems) = Config::parse("hopfall.yaml", &config, &surroundings) {
+                panic!("{problems}");
+            }
+            assert_eq!(mistakes(&config), Ok(Vec::new()), "{key}: {value}");
+        }
+    }
 }
 
 #[test]

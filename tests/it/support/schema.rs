@@ -11,6 +11,9 @@ pub fn mistakes(yaml: &str) -> Result<Vec<String>, String> {
         let schema = serde_json::from_str(&hopfall::config::schema()).unwrap();
         jsonschema::validator_for(&schema).expect("it is a schema")
     });
-    let document: serde_json::Value = serde_saphyr::from_str(yaml).map_err(|error| error.to_string())?;
+    // YAML 1.2, as editors read it: `off` is a word there.
+    let options = serde_saphyr::options! { strict_booleans: true };
+    let document: serde_json::Value =
+        serde_saphyr::from_str_with_options(yaml, options).map_err(|error| error.to_string())?;
     Ok(validator.iter_errors(&document).map(|error| format!("{}: {error}", error.instance_path())).collect())
 }
