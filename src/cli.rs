@@ -183,7 +183,7 @@ enum Command {
 /// Whom to ask.
 #[derive(Debug, clap::Args)]
 struct AdminArgs {
-    /// The config file that the running hopfall has: its `admin` address is asked
+    /// The config file that the running hopfall has: its `admin` address is asked, with its `token`
     #[arg(short, long, value_name = "FILE")]
     config: PathBuf,
 }
@@ -396,8 +396,8 @@ fn run(path: &Path, watch: bool) -> ExitCode {
 }
 
 /// Asks the admin listener of a running hopfall, or has it do something, and prints what it says.
-fn ask(admin: &AdminArgs, method: &str, page: &str, parameters: &[(&str, &str)], patience: Duration) -> ExitCode {
-    let admin = match Config::admin_address(&admin.config) {
+fn ask(arguments: &AdminArgs, method: &str, page: &str, parameters: &[(&str, &str)], patience: Duration) -> ExitCode {
+    let admin = match Config::admin_address(&arguments.config) {
         Ok(admin) => admin,
         Err(problems) => return refuse(&problems),
     };
@@ -405,7 +405,17 @@ fn ask(admin: &AdminArgs, method: &str, page: &str, parameters: &[(&str, &str)],
         eprintln!("hopfall: the config must have an `admin` address, which is asked");
         return ExitCode::from(2);
     };
-    match request(admin, method, page, parameters, patience) {
+    let token = match method {
+        "POST" => Config::admin_token(&arguments.config),
+        // Whether it is ready is told to everybody.
+        _ => Ok(None),
+    };
+    let token = match token {
+        Ok(token) => token,
+        Err(problems) => return refuse(&problems),
+    };
+    let authorization = token.map(|token| format!("Authorization: Bearer {}\r\n", token.expose())).unwrap_or_default();
+    match request(admin, method, page, parameters, &authorization, patience) {
         Ok(told) => {
             let body = told.split_once("\r\n\r\n").map_or("", |(_, body)| body).trim_end();
             if told.starts_with("HTTP/1.1 200") {
@@ -428,6 +438,7 @@ fn request(
     method: &str,
     page: &str,
     parameters: &[(&str, &str)],
+    authorization: &str,
     patience: Duration,
 ) -> std::io::Result<String> {
     // What listens on all addresses is not asked on "all": not every system takes that for this machine.
@@ -442,7 +453,10 @@ fn request(
     let pairs: Vec<String> = parameters.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
     let query = if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) };
     let length = if method == "POST" { "Content-Length: 0\r\n" } else { "" };
-    write!(stream, "{method} /{page}{query} HTTP/1.1\r\nHost: {admin}\r\n{length}Connection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "{method} /{page}{query} HTTP/1.1\r\nHost: {admin}\r\n{authorization}{length}Connection: close\r\n\r\n"
+    )?;
     let (mut told, mut piece) = (Vec::new(), [0; 4096]);
     loop {
         let left = end.saturating_duration_since(Instant::now());

@@ -27,7 +27,7 @@
 //! | floor | modules |
 //! |---|---|
 //! | 0 words | [`units`], [`hop`] |
-//! | 1 decisions, pure | [`absence`], [`conditional`], [`explain`], [`fallback`], [`framing`], [`freshness`], [`health`], [`headers`], [`hedge`], [`location`], [`proxy_protocol`], [`renewal`], [`routing`], [`s3`], [`shape`], [`throttle`], [`trip`], [`via`] |
+//! | 1 decisions, pure | [`absence`], [`conditional`], [`explain`], [`fallback`], [`framing`], [`freshness`], [`health`], [`headers`], [`hedge`], [`history`], [`location`], [`proxy_protocol`], [`renewal`], [`routing`], [`s3`], [`shape`], [`throttle`], [`trip`], [`via`] |
 //! | 2 config, and what knows no product | [`config`], [`disk`], [`flight`] |
 //! | 3 shared | [`metrics`], [`pool`], [`snapshot`], [`syslog`] |
 //! | 4 origins, and who may ask them | [`origin`], [`admission`] |
@@ -72,6 +72,7 @@ pub mod freshness;
 pub mod headers;
 pub mod health;
 pub mod hedge;
+pub mod history;
 pub mod hop;
 pub mod import;
 pub mod keep;

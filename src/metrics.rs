@@ -3,6 +3,7 @@
 
 mod catalog;
 mod process;
+mod tally;
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -13,8 +14,10 @@ use prometheus::{
 };
 
 pub use catalog::{Description, Kind};
+pub use tally::{Tally, Target};
 
 use crate::disk::Figures;
+use crate::history::History;
 use catalog::{Catalog, Measured};
 use process::Process;
 
@@ -23,6 +26,8 @@ pub struct Metrics {
     registry: Registry,
     descriptions: Vec<Description>,
     process: Process,
+    /// What happened lately. No metric, but told from the same places.
+    pub history: History,
     /// Requests answered, by listener, status and who served the answer.
     pub requests: IntCounterVec,
     /// Seconds from a request's head to its last byte.
@@ -132,6 +137,7 @@ impl Metrics {
             .set(1);
         let mut metrics = Metrics {
             process: Process::new(&registry)?,
+            history: History::default(),
             requests: counters(
                 &registry,
                 "requests_total",

@@ -91,6 +91,15 @@ impl Throttle {
         has_token
     }
 
+    /// Whether [`Throttle::admit`] would let the client in; costs no token.
+    pub fn would_admit(&self, client: IpAddr, now: Duration) -> bool {
+        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let client = self.hash(client);
+        let set = self.set(client).lock().unwrap_or_else(PoisonError::into_inner);
+        let bucket = set.iter().min_by_key(|bucket| (bucket.client != client, bucket.full_at));
+        bucket.is_none_or(|bucket| bucket.full_at.saturating_sub(now) <= self.depth)
+    }
+
     fn hash(&self, client: IpAddr) -> u64 {
         let mut hasher = SipHasher13::new_with_keys(self.key.0, self.key.1);
         match client_network(client) {
@@ -148,6 +157,7 @@ mod tests {
             (9000, false),
         ];
         for (i, (at, expected)) in CASES.iter().enumerate() {
+            assert_eq!(throttle.would_admit(client(1), ms(*at)), *expected, "asked before visit {i}");
             assert_eq!(throttle.admit(client(1), ms(*at)), *expected, "case {i}, at {at}");
         }
         assert!(throttle.admit(client(2), ms(9000)));

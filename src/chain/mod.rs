@@ -13,7 +13,7 @@ mod together;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Version, header};
@@ -34,6 +34,7 @@ use crate::fallback::{Busy, Failure, Kind, Outcome, Plan, Refusal, Repeat, Searc
 use crate::flight::Flights;
 use crate::headers::{self, CACHE_STATUS, Client, PROXY_STATUS, SERVER_TIMING};
 use crate::health::Signal;
+use crate::history;
 use crate::hop::{TargetId, Visited};
 use crate::location::PathId;
 use crate::metrics::Metrics;
@@ -234,7 +235,7 @@ impl Chain {
                 (first, chosen, outcome)
             {
                 let lacks = matches!(outcome, Outcome::Absent(_));
-                pool.observe_absence(node, lacks, self.snapshot.now());
+                pool.observe_absence(node, lacks, self.snapshot.now(), &self.metrics);
             }
             hints.learn(chosen.target(), outcome, first, &self.metrics);
             self.record(&chosen, outcome, began.elapsed(), trip);
@@ -347,15 +348,17 @@ impl Chain {
             return;
         }
         reported.insert(node.to_owned(), now);
-        match certain {
-            Certain::Yes => warn!(
-                "node {node} points back: it asks hopfall for files that hopfall asks it for; make it answer 404 instead"
-            ),
-            Certain::Perhaps => warn!(
-                "node {node} points back, or hangs: while it keeps hopfall waiting for a file, hopfall is asked for the \
-                 same file from this machine; make it answer 404 instead, or see `from_nodes`"
-            ),
-        }
+        let told = match certain {
+            Certain::Yes => {
+                "points back: it asks hopfall for files that hopfall asks it for; make it answer 404 instead"
+            }
+            Certain::Perhaps => {
+                "points back, or hangs: while it keeps hopfall waiting for a file, hopfall is asked for the same file \
+                 from this machine; make it answer 404 instead, or see `from_nodes`"
+            }
+        };
+        warn!("node {node} {told}");
+        self.metrics.history.note(SystemTime::now(), history::Kind::Loop, ["", node], told);
     }
 
     fn record(&self, chosen: &Chosen<'_>, outcome: Outcome, took: Duration, trip: &mut Trip) {

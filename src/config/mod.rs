@@ -48,7 +48,7 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     pub identity: Identity,
     pub log: Log,
-    pub admin: Option<SocketAddr>,
+    pub admin: Option<Admin>,
     pub location: Option<Location>,
     pub acme: Option<Acme>,
     pub listeners: Vec<Listener>,
@@ -62,6 +62,16 @@ pub struct Config {
 pub struct Identity {
     pub name: Option<String>,
     pub mark_key: Option<Secret>,
+}
+
+/// The admin listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    pub address: SocketAddr,
+    /// What orders must show; `None`: they must come from this machine.
+    pub token: Option<Secret>,
+    /// By which it may be asked for, besides IP addresses and `localhost`. In lower case.
+    pub hosts: Vec<String>,
 }
 
 /// The location map's bounds.
@@ -315,6 +325,12 @@ pub struct Surroundings<'a> {
     pub read: &'a dyn Fn(&Path) -> std::io::Result<String>,
 }
 
+impl Surroundings<'static> {
+    /// The real ones.
+    pub const OF_THIS_PROCESS: Self =
+        Surroundings { variable: &|name| std::env::var(name).ok(), read: &|path| std::fs::read_to_string(path) };
+}
+
 impl Config {
     /// The targets by number, under names that a later process may know them by.
     pub fn target_names(&self) -> Vec<String> {
@@ -342,9 +358,7 @@ impl Config {
     pub fn load(path: &Path) -> Result<Config, Problems> {
         let file = path.display().to_string();
         let text = read(path)?;
-        let surroundings =
-            Surroundings { variable: &|name| std::env::var(name).ok(), read: &|path| std::fs::read_to_string(path) };
-        Config::parse(&file, &text, &surroundings)
+        Config::parse(&file, &text, &Surroundings::OF_THIS_PROCESS)
     }
 
     /// The admin address that a config file names, whatever else is wrong with it: a running hopfall is asked, which has
@@ -359,6 +373,20 @@ impl Config {
             (Some(model), _, _) => Ok(model.admin.and_then(|admin| admin.address.text().parse().ok())),
             (None, problems, secrets) => Err(Problems::new(&file, &text, problems, &secrets)),
         }
+    }
+
+    /// The token that orders to the running hopfall want, whatever else is wrong with the file.
+    ///
+    /// # Errors
+    /// When the file cannot be read that far, or what it refers to cannot be had.
+    pub fn admin_token(path: &Path) -> Result<Option<Secret>, Problems> {
+        let file = path.display().to_string();
+        let text = read(path)?;
+        let (model, problems, secrets) = load::parse(&text);
+        let refused = |problems| Problems::new(&file, &text, problems, &secrets);
+        let Some(model) = model else { return Err(refused(problems)) };
+        let Some(token) = model.admin.and_then(|admin| admin.token) else { return Ok(None) };
+        resolve::secret(&token, &Surroundings::OF_THIS_PROCESS).map(Some).map_err(|problem| refused(vec![problem]))
     }
 
     /// Reads config text; `file` is its name in messages.

@@ -29,7 +29,7 @@ pub struct File {
     pub identity: Option<Identity>,
     /// What is logged, and where to. Default: as its keys say.
     pub log: Option<Log>,
-    /// The admin listener: `/metrics`, `/status`, `/healthz`, `/readyz`. Default: none.
+    /// The admin listener: the status page, `/status.json`, `/metrics`, `/healthz`, `/readyz`. Default: none.
     pub admin: Option<Admin>,
     /// Remembers which target had which path. Default: nothing is remembered; `location: {}` turns it on.
     pub location: Option<Location>,
@@ -119,8 +119,15 @@ pub struct Location {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Admin {
-    /// Address and port. Keep it on loopback or a private network: it has no password.
+    /// Address and port. Keep it on loopback or a private network: what it tells, it tells everybody.
     pub address: Field<String>,
+    /// The token that orders (drain, purge, reload) want, by reference: `${VAR}` or `file:PATH`; at least 16 characters.
+    /// Who signs in with it on the status page has buttons there. Default: none, and orders are taken from programs on
+    /// this machine only.
+    pub token: Option<Field<SecretRef>>,
+    /// The names by which browsers may ask for the status page, besides IP addresses and `localhost`. Any other name is
+    /// refused (421): a hostile page may have a name of its own lead here. Default: none.
+    pub hosts: Option<Vec<Field<String>>>,
 }
 
 /// An address on which clients are accepted.

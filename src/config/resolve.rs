@@ -17,9 +17,9 @@ use super::load::{Problem, nearest};
 use super::model::{self, Addressing, Field, File, SecretRef};
 use super::pem;
 use super::{
-    Access, Authorities, Bounds, CertificateFiles, Config, Destination, Disk, Facility, Health, Identity, Listener,
-    Location, Log, Node, NodeTls, Output, Pool, Protocol, Route, Secret, Serves, Stickiness, Store, Surroundings,
-    Throttle, Tls,
+    Access, Admin, Authorities, Bounds, CertificateFiles, Config, Destination, Disk, Facility, Health, Identity,
+    Listener, Location, Log, Node, NodeTls, Output, Pool, Protocol, Route, Secret, Serves, Stickiness, Store,
+    Surroundings, Throttle, Tls,
 };
 use crate::disk;
 use crate::fallback::{Plan, Stage};
@@ -35,6 +35,8 @@ use crate::throttle::Rate;
 use crate::units::{Bytes, Dollars, HostPort, Scalar, StatusRange};
 use crate::via::is_token;
 
+/// Half of what `openssl rand -hex 16` gives: 64 bits, with tries slowed down.
+const SHORTEST_TOKEN: usize = 16;
 /// Statuses on which GET and HEAD go on, where the file does not say.
 const FALLBACK_ON: [u16; 6] = [404, 429, 500, 502, 503, 504];
 
@@ -42,6 +44,28 @@ pub fn resolve(file: &File, surroundings: &Surroundings<'_>) -> Result<Config, V
     let mut r = Resolver { surroundings, problems: Vec::new(), targets: HashMap::new() };
     let config = r.config(file);
     if r.problems.is_empty() { Ok(config) } else { Err(r.problems) }
+}
+
+/// What a reference to a secret leads to.
+///
+/// # Errors
+/// When that is not there, or empty.
+pub fn secret(field: &Field<SecretRef>, surroundings: &Surroundings<'_>) -> Result<Secret, Problem> {
+    let found = match field.parse() {
+        // The text itself is not shown: it may be the secret.
+        Err(fix) => return Err(Problem::at(field.at(), "a secret in plain text", fix)),
+        Ok(SecretRef::Variable(name)) => {
+            (surroundings.variable)(&name).ok_or_else(|| format!("the environment variable `{name}` is not set"))
+        }
+        Ok(SecretRef::File(path)) => (surroundings.read)(Path::new(&path))
+            .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
+            .map_err(|error| format!("`{path}` cannot be read: {error}")),
+    };
+    match found {
+        Ok(value) if !value.is_empty() => Ok(Secret(value)),
+        Ok(_) => Err(Problem::at(field.at(), "the secret is empty", "give it a value")),
+        Err(message) => Err(Problem::at(field.at(), message, "set it, or name another")),
+    }
 }
 
 struct Resolver<'a> {
@@ -80,7 +104,7 @@ impl Resolver<'_> {
                 mark_key: identity.and_then(|identity| identity.mark_key.as_ref()).map(|key| self.secret(key)),
             },
             log: self.log(file.log.as_ref()),
-            admin: file.admin.as_ref().map(|admin| self.address(&admin.address)),
+            admin: file.admin.as_ref().map(|admin| self.admin(admin)),
             location: file.location.as_ref().map(|location| self.location(location)),
             acme: file.acme.as_ref().map(|acme| self.acme(acme)),
             listeners,
@@ -122,6 +146,28 @@ impl Resolver<'_> {
             self.bad(field, "a facility for a log that does not go to syslog", "write path: syslog, or remove it");
         }
         Output { to: self.value(path, Destination::Standard), facility: self.value(facility, default) }
+    }
+
+    fn admin(&mut self, admin: &model::Admin) -> Admin {
+        let token = admin.token.as_ref().map(|field| {
+            let token = self.secret(field);
+            if !token.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
+                let what = "the token has characters that no Authorization field can carry";
+                self.problems.push(Problem::at(field.at(), what, "make one with: openssl rand -hex 32"));
+            } else if (1..SHORTEST_TOKEN).contains(&token.expose().len()) {
+                let what = format!("the token has less than {SHORTEST_TOKEN} characters, and can be guessed");
+                self.problems.push(Problem::at(field.at(), what, "make one with: openssl rand -hex 32"));
+            }
+            token
+        });
+        let mut host = |field: &Field<String>| {
+            if !is_host(field.text().as_bytes()) || field.text().contains(':') {
+                self.bad(field, "not a host name", "write one without a port, such as lb1.example.com");
+            }
+            field.text().to_ascii_lowercase()
+        };
+        let hosts = admin.hosts.iter().flatten().map(&mut host).collect();
+        Admin { address: self.address(&admin.address), token, hosts }
     }
 
     fn location(&mut self, location: &model::Location) -> Location {
@@ -857,29 +903,10 @@ impl Resolver<'_> {
     }
 
     fn secret(&mut self, field: &Field<SecretRef>) -> Secret {
-        let found = match field.parse() {
-            // The text itself is not shown: it may be the secret.
-            Err(fix) => {
-                self.problems.push(Problem::at(field.at(), "a secret in plain text", fix));
-                return Secret(String::new());
-            }
-            Ok(SecretRef::Variable(name)) => (self.surroundings.variable)(&name)
-                .ok_or_else(|| format!("the environment variable `{name}` is not set")),
-            Ok(SecretRef::File(path)) => (self.surroundings.read)(Path::new(&path))
-                .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
-                .map_err(|error| format!("`{path}` cannot be read: {error}")),
-        };
-        match found {
-            Ok(value) if !value.is_empty() => Secret(value),
-            Ok(_) => {
-                self.problems.push(Problem::at(field.at(), "the secret is empty", "give it a value"));
-                Secret(String::new())
-            }
-            Err(message) => {
-                self.problems.push(Problem::at(field.at(), message, "set it, or name another"));
-                Secret(String::new())
-            }
-        }
+        secret(field, self.surroundings).unwrap_or_else(|problem| {
+            self.problems.push(problem);
+            Secret(String::new())
+        })
     }
 
     fn address(&mut self, field: &Field<String>) -> SocketAddr {

@@ -24,7 +24,7 @@ pub(super) async fn port(config: Arc<Config>, about: String, address: SocketAddr
         Err(error) => error,
     };
     vec![match error.kind() {
-        ErrorKind::AddrInUse => match config.admin {
+        ErrorKind::AddrInUse => match config.admin.as_ref().map(|admin| admin.address) {
             Some(admin) if is_hopfall(admin).await => {
                 Finding::ok(&about, format!("{address} is taken, and a hopfall runs here (its admin {admin} answers)"))
             }

@@ -120,7 +120,7 @@ pub async fn examine(config: Arc<Config>, patience: Duration) -> anyhow::Result<
         let name = format!("listener {}", config.listeners[i].name);
         all.push((name.clone(), Box::pin(machine::port(config.clone(), name, config.listeners[i].address))));
     }
-    if let Some(admin) = config.admin {
+    if let Some(admin) = config.admin.as_ref().map(|admin| admin.address) {
         all.push(("admin".to_owned(), Box::pin(machine::port(config.clone(), "admin".to_owned(), admin))));
     }
     for listener in config.listeners.iter().filter(|listener| listener.tls.is_some()) {

@@ -10,7 +10,7 @@ pub mod turns;
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 pub use gate::{Gate, Permit};
 pub use node::{Away, Condition, Endpoint, Node};
@@ -21,6 +21,7 @@ use http::{HeaderMap, HeaderValue};
 use crate::config::{self, Algorithm, Mode};
 use crate::health::{Change, Failing, Signal};
 use crate::hedge::Budget;
+use crate::history;
 use crate::hop::{TargetId, Visited};
 use crate::location::Mark;
 use crate::metrics::Metrics;
@@ -251,11 +252,12 @@ impl Pool {
         let last = self.must_stay(node, now);
         let Some(change) = node.condition.take(signal, now, &self.config.health.thresholds, last) else { return };
         let (pool, name) = (self.name(), node.name.as_str());
-        let (word, up) = match change {
-            Change::Up => ("up", 1),
-            Change::Down => ("down", 0),
+        let (word, up, kind) = match change {
+            Change::Up => ("up", 1, history::Kind::Up),
+            Change::Down => ("down", 0, history::Kind::Down),
         };
         log::warn!("node {name} of pool {pool} is {word}: {why}");
+        metrics.history.note(SystemTime::now(), kind, [pool, name], &why.to_string());
         metrics.health_changes.with_label_values(&[pool, name, word]).inc();
         metrics.node_up.with_label_values(&[pool, name]).set(up);
     }
@@ -276,7 +278,7 @@ impl Pool {
     }
 
     /// Takes in whether one of this pool's nodes had a file that it was asked for first.
-    pub fn observe_absence(&self, node: &Node, lacks: bool, now: Duration) {
+    pub fn observe_absence(&self, node: &Node, lacks: bool, now: Duration, metrics: &Metrics) {
         if !self.config.health.absence {
             return;
         }
@@ -285,6 +287,8 @@ impl Pool {
             log::warn!(
                 "node {name} of pool {pool} suddenly lacks all it is asked for, and is asked last: is its disk there?"
             );
+            let told = "it suddenly lacks all that it is asked for, and is asked last: is its disk there?";
+            metrics.history.note(SystemTime::now(), history::Kind::Suspect, [pool, name], told);
             node.condition.absence_suspect.set(1);
         } else if !lacks && !node.condition.is_suspect(now) {
             node.condition.absence_suspect.set(0);

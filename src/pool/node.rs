@@ -86,6 +86,8 @@ pub struct Condition {
     mode: AtomicU8,
     /// When it last came up after it was down, in milliseconds; 0 while it never was.
     up_since: AtomicU64,
+    /// When it last came up or went down, in milliseconds; 0 while it never did.
+    changed: AtomicU64,
     /// Read on every request, so that the lock is taken only when something is amiss.
     spotless: AtomicBool,
 }
@@ -145,6 +147,16 @@ impl Node {
         }
     }
 
+    /// When it last came up or went down; zero while it never did.
+    pub fn changed(&self) -> Duration {
+        Duration::from_millis(self.condition.changed.load(Ordering::Relaxed))
+    }
+
+    /// Whether it is asked last because its share of 404s jumped.
+    pub fn is_suspect(&self, now: Duration) -> bool {
+        self.condition.is_suspect(now)
+    }
+
     pub fn mode(&self) -> Mode {
         self.condition.mode()
     }
@@ -186,6 +198,7 @@ impl Condition {
             health: Mutex::new(Health::default()),
             mode: AtomicU8::new(mode as u8),
             up_since: AtomicU64::new(0),
+            changed: AtomicU64::new(0),
             spotless: AtomicBool::new(true),
         }
     }
@@ -228,8 +241,12 @@ impl Condition {
         let mut health = self.health();
         let change = health.observe(signal, now, thresholds, last);
         self.spotless.store(health.is_spotless(), Ordering::Relaxed);
+        let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX).max(1);
+        if change.is_some() {
+            self.changed.store(millis, Ordering::Relaxed);
+        }
         if change == Some(Change::Up) {
-            self.up_since.store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+            self.up_since.store(millis, Ordering::Relaxed);
         }
         change
     }

@@ -164,7 +164,7 @@ impl Server {
         let mut acme = Acme::new(&metrics);
         let mut listeners = Listeners::new(config.log.clients, acme.issued().clone(), metrics.clone());
         let prepared = listeners.prepare(&config, handed).await?;
-        let admin = match config.admin {
+        let admin = match config.admin.as_ref().map(|admin| admin.address) {
             Some(address) => Some((address, listen("", address, handed).context("the admin listener")?)),
             None => None,
         };
@@ -221,17 +221,15 @@ impl Server {
     fn serve_admin(&self, wanted: SocketAddr, socket: TcpListener) -> anyhow::Result<AdminListener> {
         let address = socket.local_addr()?;
         info!("admin listens on {address}");
-        let app = HttpServer::new_app(Admin {
-            running: self.running.clone(),
-            stopping: self.stopping.subscribe(),
-            orders: self.order.clone(),
-            reloads: self.reloads.clone(),
-        });
-        let http = Http::new("admin", app, None, ADMIN_LIMITS, &self.metrics);
+        let (running, stopping) = (self.running.clone(), self.stopping.subscribe());
+        let admin = Admin::new(running, stopping, self.order.clone(), self.reloads.clone(), address);
+        let sampling = admin.sampling();
+        let http = Http::new("admin", HttpServer::new_app(admin), None, ADMIN_LIMITS, &self.metrics);
         let edge = Arc::new(Edge::new("admin", http, ADMIN_CONNECTIONS, &self.metrics));
         let socket = Arc::new(socket);
         let weak = Arc::downgrade(&socket);
         let mut accepting = JoinSet::new();
+        accepting.spawn(sampling);
         let serving = edge.clone();
         accepting.spawn(async move {
             // The admin listener goes on while requests drain, to tell that they do.

@@ -14,6 +14,7 @@ use super::{Server, chain, listen, notify};
 use crate::access_log::AccessLog;
 use crate::admin::Refused;
 use crate::config::Config;
+use crate::history::Kind;
 use crate::probe;
 
 impl Server {
@@ -29,11 +30,13 @@ impl Server {
                 info!("reloaded: {told}");
                 self.loaded();
                 self.reloads.note(SystemTime::now(), Ok(told.clone()));
+                self.metrics.history.note_here(SystemTime::now(), Kind::Reloaded, told);
             }
             Err(refused) => {
                 error!("not reloaded, and serving goes on as before: {refused}");
                 self.metrics.config_reloads.with_label_values(&["failure"]).inc();
                 self.reloads.note(SystemTime::now(), Err(refused.to_string()));
+                self.metrics.history.note_here(SystemTime::now(), Kind::NotReloaded, &refused.to_string());
             }
         }
         notify::ready();
@@ -59,7 +62,8 @@ impl Server {
         let not_now = |error: anyhow::Error| Refused::NotNow(format!("{error:#}"));
 
         let prepared = self.listeners.prepare(&config, &mut Vec::new()).await.map_err(not_now)?;
-        let admin = match config.admin.filter(|wanted| Some(*wanted) != self.admin.as_ref().map(|own| own.wanted)) {
+        let wanted = config.admin.as_ref().map(|admin| admin.address);
+        let admin = match wanted.filter(|wanted| Some(*wanted) != self.admin.as_ref().map(|own| own.wanted)) {
             Some(address) => {
                 let socket = listen("", address, &mut Vec::new()).context("the admin listener").map_err(not_now)?;
                 Some(self.serve_admin(address, socket).map_err(not_now)?)

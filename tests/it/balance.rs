@@ -88,8 +88,7 @@ fn a_node_is_drained_without_a_failed_request() {
         let slow = scope.spawn(|| Client::connect(hopfall.web()).request("GET", "/slow", &[]).response().status);
         wait_until("both serve", PATIENCE, || a.requests().len() > 50 && b.requests().len() > 50);
         let ran = set(&hopfall, "a", "drain");
-        let status = crate::support::client::get(hopfall.admin(), "/status").text();
-        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        let status = hopfall.status();
         let nodes = &status["pools"][0]["nodes"];
         assert_eq!((&nodes[0]["mode"], &nodes[1]["mode"]), (&"drain".into(), &"accept".into()));
         assert_eq!((&nodes[0]["up"], &nodes[0]["weight"]), (&true.into(), &1.into()));

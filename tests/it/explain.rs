@@ -218,7 +218,7 @@ fn live_makes_the_request_and_tells_each_hop() {
     assert_eq!((&head["status"], &head["bytes"]), (&200.into(), &0.into()), "{head:#}");
     let table = text(&hopfall, &["/nothing.jpg", "--live"]).stdout;
     assert!(table.contains("404 by hopfall itself"), "{table}");
-    let by_get = crate::support::client::get(hopfall.admin(), "/explain?path=/cat.jpg&live=1");
+    let by_get = hopfall.ask_admin("GET", "/explain?path=/cat.jpg&live=1", &[], "");
     assert!(by_get.text().contains("\"live\": null"), "a GET makes no traffic: {}", by_get.text());
 }
 

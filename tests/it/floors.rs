@@ -16,6 +16,7 @@ const FLOORS: &[(u32, &[&str])] = &[
             "headers",
             "health",
             "hedge",
+            "history",
             "location",
             "proxy_protocol",
             "renewal",
@@ -41,7 +42,7 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("pool", "metrics"),  // a node counts what happens to it
     ("snapshot", "metrics"),
     ("probe", "chain"),           // checks run against the chain's own nodes and stores
-    ("admin", "chain"),           // purges, and tells the map's size
+    ("admin", "chain"),           // purges, and tells what is served from
     ("keep", "chain"),            // saves the chain's own map
     ("probe", "keep"),            // at its interval
     ("chain", "edge"),            // tells the connection which piece to hold for the next

@@ -15,7 +15,7 @@ use hopfall::fallback::{Failure, Outcome};
 use hopfall::trip::{Attempt, Cached, Trip};
 use serde_json::Value;
 
-use crate::support::client::{Client, get};
+use crate::support::client::Client;
 use crate::support::fleet::Fleet;
 use crate::support::hopfall::Hopfall;
 use crate::support::nginx::Nginx;
@@ -408,7 +408,7 @@ fn the_level_changes_while_running() {
     let log = hopfall.log();
     assert_eq!(log.matches("no PROXY header").count(), 1, "{log}");
     assert!(log.contains("messages are told from level debug on; it was info"), "{log}");
-    assert_eq!(get(hopfall.admin(), "/log-level").status, 405);
+    assert_eq!(hopfall.ask_admin("GET", "/log-level", &[], "").status, 405);
 }
 
 #[test]

@@ -41,6 +41,7 @@ mod s3;
 mod schema;
 mod seeing;
 mod simulation;
+mod status;
 mod store;
 mod tcp;
 mod throttle;

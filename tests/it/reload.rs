@@ -12,11 +12,6 @@ use crate::support::nginx::Nginx;
 use crate::support::origin::{Origin, Reply};
 use crate::support::wait::{PATIENCE, wait_until};
 
-fn status(hopfall: &Hopfall) -> serde_json::Value {
-    let answer = Client::connect(hopfall.admin()).request("GET", "/status", &[]).response();
-    serde_json::from_slice(&answer.body).unwrap()
-}
-
 /// Reloads by the command, and tells what it printed.
 fn reload(hopfall: &Hopfall) -> String {
     let ran = hopfall.order(&["reload"]);
@@ -36,7 +31,7 @@ fn a_node_that_is_added_is_asked_by_clients_that_are_there_already() {
     assert_eq!(told, "config 1 is in force\n");
     let answer = client.request("GET", "/dog.jpg", &[]).response();
     assert_eq!((answer.status, answer.text().as_str()), (200, "woof"), "on the same connection");
-    let status = status(&hopfall);
+    let status = hopfall.status();
     assert_eq!((&status["config"]["generation"], &status["config"]["last_reload"]["ok"]), (&1.into(), &true.into()));
     assert_eq!(hopfall.metrics().value("hopfall_config_reloads_total", &[("result", "success")]), 2.0);
 }
@@ -55,7 +50,7 @@ fn a_file_with_mistakes_changes_nothing_and_says_so_everywhere() {
     hopfall.signal("HUP");
     let failures = || hopfall.metrics().value("hopfall_config_reloads_total", &[("result", "failure")]);
     wait_until("both are counted", PATIENCE, || failures() == 2.0);
-    let last = &status(&hopfall)["config"]["last_reload"];
+    let last = &hopfall.status()["config"]["last_reload"];
     assert_eq!(last["ok"], false);
     assert!(last["told"].as_str().unwrap().contains("imges"), "{last}");
     assert_eq!(hopfall.get("/x").status, 200);
@@ -77,7 +72,7 @@ fn what_cannot_be_had_changes_nothing() {
     assert_eq!(ran.code, Some(1));
     assert!(ran.stderr.contains("listener `more`: cannot bind"), "{}", ran.stderr);
     assert_eq!(hopfall.get("/x").status, 200);
-    assert_eq!(status(&hopfall)["pools"][0]["nodes"][0]["name"], "node");
+    assert_eq!(hopfall.status()["pools"][0]["nodes"][0]["name"], "node");
 }
 
 #[test]
@@ -150,7 +145,7 @@ fn what_is_known_of_nodes_survives() {
     hopfall.rewrite(&turned);
     reload(&hopfall);
     assert_eq!(up(&hopfall, "dead"), 0.0);
-    let modes = status(&hopfall);
+    let modes = hopfall.status();
     let node = |name| modes["pools"][0]["nodes"].as_array().unwrap().iter().find(|node| node["name"] == name).unwrap();
     assert_eq!((&node("a")["mode"], &node("b")["weight"]), (&"drain".into(), &9.into()));
     for _ in 0..10 {
@@ -162,7 +157,7 @@ fn what_is_known_of_nodes_survives() {
     // What the config now says otherwise holds.
     hopfall.rewrite(&turned.replace(&line("a"), &line("a").replace("name: a,", "name: a, mode: reject,")));
     reload(&hopfall);
-    assert_eq!(status(&hopfall)["pools"][0]["nodes"][1]["mode"], "reject");
+    assert_eq!(hopfall.status()["pools"][0]["nodes"][1]["mode"], "reject");
     // And who is gone leaves the metrics.
     hopfall.rewrite(&Fleet::new().node("a", a.addr()).yaml());
     reload(&hopfall);
@@ -178,7 +173,7 @@ fn a_store_gets_other_credentials_and_stays_what_it_was() {
         |budget: &str| Fleet::new().s3("reload").store_key("prices: { thousand_requests: 1000 }").store_key(budget);
     let mut hopfall = fleet("budget_per_day: 1000").start();
     assert_eq!(hopfall.get("/fox.jpg").text(), "ring");
-    let spent = |hopfall: &Hopfall| status(hopfall)["stores"][0]["dollars_today"].as_f64().unwrap();
+    let spent = |hopfall: &Hopfall| hopfall.status()["stores"][0]["dollars_today"].as_f64().unwrap();
     let before = spent(&hopfall);
     assert!(before > 0.0);
     let wrong = fleet("budget_per_day: 2000").yaml().replace("secret_key: \"${SK}\"", "secret_key: \"${AK}\"");
@@ -233,5 +228,5 @@ fn a_watched_file_is_read_when_it_changes_and_links_are_followed() {
     symlink("v2", folder.join("..new")).unwrap();
     fs::rename(folder.join("..new"), folder.join("..data")).unwrap();
     hopfall.wait_for_log("config 3 is in force");
-    assert_eq!(status(&hopfall)["pools"][0]["nodes"][0]["name"], "fourth");
+    assert_eq!(hopfall.status()["pools"][0]["nodes"][0]["name"], "fourth");
 }

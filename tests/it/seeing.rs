@@ -125,11 +125,14 @@ fn the_admin_listener_answers() {
     let (_lean, _full, fleet) = two();
     let hopfall = fleet.start();
     hopfall.get("/cat.jpg");
-    for (path, status) in [("/healthz", 200), ("/readyz", 200), ("/metrics", 200), ("/", 200), ("/x", 404)] {
-        assert_eq!(get(hopfall.admin(), path).status, status, "{path}");
+    for (path, status) in [("/healthz", 200), ("/readyz", 200), ("/metrics", 200), ("/", 421), ("/x", 421)] {
+        assert_eq!(get(hopfall.admin(), path).status, status, "{path} by a name that is not known");
+    }
+    for (path, status) in [("/", 200), ("/status", 200), ("/x", 404)] {
+        assert_eq!(hopfall.ask_admin("GET", path, &[], "").status, status, "{path}");
     }
     assert_eq!(head(hopfall.admin(), "/metrics").status, 200);
-    assert_eq!(Client::connect(hopfall.admin()).upload("POST", "/metrics", &[], b"x").response().status, 405);
+    assert_eq!(hopfall.ask_admin("POST", "/metrics", &[], "x").status, 405);
     let metrics = get(hopfall.admin(), "/metrics");
     assert_eq!(metrics.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
 }

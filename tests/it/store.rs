@@ -386,10 +386,7 @@ fn a_purge_removes_from_the_disk_and_from_what_is_under_way() {
         hopfall.get(path);
     }
     wait_for_objects(&hopfall, 2);
-    let purge = |query: &str| {
-        let mut admin = Client::connect(hopfall.admin());
-        admin.upload("POST", &format!("/purge?{query}"), &[], b"").response().text()
-    };
+    let purge = |query: &str| hopfall.ask_admin("POST", &format!("/purge?{query}"), &[], "").text();
     bucket.put("a/1", "2", b"new", &[]);
     assert_eq!(purge("path=/1"), "forgotten: /1 (1 removed from disk)\n");
     assert_eq!((hopfall.get("/1").text(), hopfall.get("/2").text()), ("new".to_owned(), "old".to_owned()));
@@ -526,9 +523,12 @@ fn a_budget_that_is_spent_leaves_what_is_kept() {
     let refused = hopfall.get("/dog.jpg");
     assert_eq!((refused.status, refused.header("retry-after").is_some()), (503, true));
     assert_eq!(hopfall.metrics().value("hopfall_s3_cost_dollars_total", &[]), 2.0);
-    let status: serde_json::Value =
-        serde_json::from_str(&crate::support::client::get(hopfall.admin(), "/status").text()).unwrap();
-    assert_eq!(status["stores"], serde_json::json!([{ "name": "s3", "dollars_today": 2.0, "budget_per_day": 2.0 }]));
+    let status = hopfall.status();
+    let store = &status["stores"][0];
+    assert_eq!(
+        (&store["name"], &store["dollars_today"], &store["budget_per_day"]),
+        (&"s3".into(), &2.0.into(), &2.0.into())
+    );
 }
 
 #[test]

@@ -47,11 +47,6 @@ fn is_running(pid: u32) -> bool {
     !state.is_empty() && !state.contains(") Z ")
 }
 
-fn status(hopfall: &Hopfall) -> serde_json::Value {
-    let answer = Client::connect(hopfall.admin()).request("GET", "/status", &[]).response();
-    serde_json::from_slice(&answer.body).unwrap()
-}
-
 /// Asks again and again until `stop`, on new connections or on ones that last as long as they are let. Gives how many.
 fn ask(web: SocketAddr, each_on_its_own: bool, stop: &AtomicBool, served: &AtomicUsize) {
     let mut client = Client::connect(web);
@@ -144,7 +139,7 @@ fn the_new_one_is_to_others_who_the_old_one_was_and_knows_what_it_knew() {
 
     heirs.upgrade(&hopfall);
     assert_eq!(hopfall.wait_exit(PATIENCE), Some(0));
-    assert_eq!(status(&hopfall)["pools"][0]["nodes"][0]["mode"], "backup");
+    assert_eq!(hopfall.status()["pools"][0]["nodes"][0]["mode"], "backup");
     let answer = hopfall.connect().request("GET", "/cat.jpg", &[("Cookie", &cookie)]).response();
     assert_eq!(answer.header("set-cookie"), None, "its cookie is known");
     for _ in 0..5 {

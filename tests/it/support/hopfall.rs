@@ -119,6 +119,31 @@ impl Hopfall {
         Metrics::parse(&answer.text())
     }
 
+    /// One request to the admin listener, on a connection of its own, by its own name.
+    #[track_caller]
+    pub fn ask_admin(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &str) -> Response {
+        let host = self.admin().to_string();
+        let mut fields = headers.to_vec();
+        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+            fields.push(("Host", &host));
+        }
+        let mut client = Client::connect(self.admin());
+        if method == "GET" {
+            client.request(method, target, &fields)
+        } else {
+            client.upload(method, target, &fields, body.as_bytes())
+        };
+        client.response()
+    }
+
+    /// What `/status` tells a program.
+    #[track_caller]
+    pub fn status(&self) -> Value {
+        let answer = self.ask_admin("GET", "/status", &[], "");
+        assert_eq!(answer.status, 200, "/status: {}", answer.text());
+        serde_json::from_slice(&answer.body).expect("/status is JSON")
+    }
+
     /// The application's log so far.
     pub fn log(&self) -> String {
         self.process.stderr()

@@ -9,6 +9,7 @@ pub mod blackhole;
 pub mod bucket;
 pub mod ca;
 pub mod certificate;
+pub mod chromium;
 pub mod client;
 pub mod composition;
 pub mod curl;
