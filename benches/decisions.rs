@@ -145,7 +145,9 @@ fn access_log(criterion: &mut Criterion) {
         target: target.into(),
         pool: "images".into(),
         outcome,
+        began: Duration::ZERO,
         took: Duration::from_micros(700),
+        span: 0,
     };
     let trip = Trip {
         attempts: vec![attempt("taiga", Outcome::Absent(404)), attempt("chitoge", Outcome::Found(200))],

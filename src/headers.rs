@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use crate::trace_context::{TRACEPARENT, TRACESTATE, Trace};
 use crate::units::Network;
 
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -108,6 +109,15 @@ pub fn for_node(received: &HeaderMap, client: &Client) -> HeaderMap {
     }
     set_forwarded(&mut sent, client);
     sent
+}
+
+/// Puts a request's own trace in place of what the client said of one. Each attempt adds its `traceparent`.
+pub fn set_trace(sent: &mut HeaderMap, trace: &Trace) {
+    sent.remove(TRACEPARENT);
+    sent.remove(TRACESTATE);
+    if let Some(state) = &trace.state {
+        sent.insert(TRACESTATE, state.clone());
+    }
 }
 
 /// Sets `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Real-IP`. What came in counts only from a trusted peer.

@@ -16,7 +16,7 @@
 //! 7. [`origin`] asks it: a place, a connection, a head out, a head in. A store looks on its [`disk`] first.
 //! 8. [`fallback::Search::judge`] says what follows: serve, next, or refuse.
 //! 9. Next: the refused body is drained on the side, its connection kept, and it is 6 again.
-//! 10. Serve: the body goes through piece by piece. [`access_log`] and [`metrics`] tell the [`trip`].
+//! 10. Serve: the body goes through piece by piece. [`access_log`], [`metrics`] and [`traces`] tell the [`trip`].
 //!
 //! A connection of a tcp listener has no requests: [`tcp`] joins it to one node.
 //!
@@ -27,11 +27,11 @@
 //! | floor | modules |
 //! |---|---|
 //! | 0 words | [`units`], [`hop`] |
-//! | 1 decisions, pure | [`absence`], [`conditional`], [`explain`], [`fallback`], [`framing`], [`freshness`], [`health`], [`headers`], [`hedge`], [`history`], [`location`], [`proxy_protocol`], [`renewal`], [`routing`], [`s3`], [`shape`], [`throttle`], [`trip`], [`via`] |
+//! | 1 decisions, pure | [`absence`], [`conditional`], [`explain`], [`fallback`], [`framing`], [`freshness`], [`health`], [`headers`], [`hedge`], [`history`], [`location`], [`proxy_protocol`], [`renewal`], [`routing`], [`s3`], [`shape`], [`throttle`], [`trace_context`], [`trip`], [`via`] |
 //! | 2 config, and what knows no product | [`config`], [`disk`], [`flight`] |
 //! | 3 shared | [`metrics`], [`pool`], [`snapshot`], [`syslog`] |
 //! | 4 origins, and who may ask them | [`origin`], [`admission`] |
-//! | 5 adapters | [`chain`], [`probe`], [`keep`], [`messages`], [`access_log`], [`edge`], [`tls`], [`acme`], [`admin`], [`tcp`] |
+//! | 5 adapters | [`chain`], [`probe`], [`keep`], [`messages`], [`access_log`], [`edge`], [`tls`], [`acme`], [`admin`], [`tcp`], [`traces`] |
 //! | 6 front, and who examines | [`proxy`], [`doctor`] |
 //! | 7 assembly | [`server`], [`cli`], [`import`], `demo`, `main` |
 //!
@@ -94,6 +94,8 @@ pub mod syslog;
 pub mod tcp;
 pub mod throttle;
 pub mod tls;
+pub mod trace_context;
+pub mod traces;
 pub mod trip;
 pub mod units;
 pub mod via;

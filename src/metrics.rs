@@ -116,6 +116,9 @@ pub struct Metrics {
     pub tcp_bytes: IntCounterVec,
     /// Access log lines dropped because the log could not keep up.
     pub log_dropped: IntCounter,
+    /// Spans that no collector took.
+    #[cfg(feature = "otel")]
+    pub spans_dropped: IntCounter,
     /// Times that changed certificates were read again, by result.
     pub certificate_reloads: IntCounterVec,
     /// Orders for certificates by ACME, by name and result.
@@ -436,6 +439,15 @@ impl Metrics {
                 IntCounter::new(
                     name("access_log_dropped_total"),
                     "Access log lines dropped because the log could not keep up or could not be written. From the start.",
+                )?,
+            )?,
+            #[cfg(feature = "otel")]
+            spans_dropped: register(
+                &registry,
+                IntCounter::new(
+                    name("spans_dropped_total"),
+                    "Spans of traced requests that were dropped because the collector did not take them in time. From the \
+                     start, in builds with the feature `otel`.",
                 )?,
             )?,
             certificate_orders: counters(

@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::HeaderValue;
 
 use crate::fallback::{Failure, Outcome};
+use crate::trace_context::Trace;
 
 /// One attempt as it is told.
 #[derive(Clone, Debug)]
@@ -15,7 +16,12 @@ pub struct Attempt {
     /// Name of the pool, or of the store.
     pub pool: String,
     pub outcome: Outcome,
+    /// When it began, after the request did.
+    pub began: Duration,
+    /// Until its answer's head was there.
     pub took: Duration,
+    /// Its span in the request's trace; 0 without one.
+    pub span: u64,
 }
 
 impl Attempt {
@@ -95,9 +101,16 @@ pub struct Trip {
     pub collapsed: bool,
     /// Body bytes sent to the client.
     pub sent: u64,
+    /// Its place in a trace, where requests are traced.
+    pub trace: Option<Box<Trace>>,
 }
 
 impl Trip {
+    /// What the node is told that the attempt with this span asks.
+    pub fn traceparent(&self, span: u64) -> Option<HeaderValue> {
+        self.trace.as_ref().map(|trace| trace.told_by(span))
+    }
+
     /// `taiga:404:3ms chitoge:200:5ms`
     pub fn hops(&self) -> impl Display {
         fmt::from_fn(|f| {
@@ -175,7 +188,9 @@ mod tests {
             target: target.into(),
             pool: "images".into(),
             outcome,
+            began: Duration::ZERO,
             took: Duration::from_millis(ms),
+            span: 0,
         };
         Trip {
             attempts: vec![
@@ -199,7 +214,9 @@ mod tests {
                 target: "a".into(),
                 pool: "p".into(),
                 outcome: *outcome,
+                began: Duration::ZERO,
                 took: Duration::ZERO,
+                span: 0,
             };
             Trip { attempts: outcomes.iter().map(attempt).collect(), ..Trip::default() }
         };

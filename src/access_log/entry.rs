@@ -61,6 +61,8 @@ struct Line<'a> {
     status: u16,
     target: Cow<'a, str>,
     time: fmt::Arguments<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
     #[serde(skip_serializing_if = "str::is_empty")]
     user_agent: Cow<'a, str>,
 }
@@ -69,6 +71,7 @@ impl Entry<'_> {
     /// `one_in` of `None`: this line stands for itself alone.
     pub(super) fn json(&self, one_in: Option<NonZeroU32>, text: &mut Vec<u8>) -> io::Result<()> {
         let time = Timestamp::try_from(self.time).unwrap_or_default();
+        let told = self.trip.trace.as_ref().filter(|trace| trace.sampled);
         let line = Line {
             aborted: self.trip.aborted,
             bytes: self.trip.sent,
@@ -90,6 +93,7 @@ impl Entry<'_> {
             status: self.status,
             target: String::from_utf8_lossy(self.target),
             time: format_args!("{time:.3}"),
+            trace_id: told.map(|trace| format!("{:032x}", trace.id)),
             user_agent: String::from_utf8_lossy(self.user_agent),
         };
         serde_json::to_writer(&mut *text, &line)?;
@@ -138,7 +142,9 @@ mod tests {
             target: target.into(),
             pool: "p".into(),
             outcome,
+            began: Duration::ZERO,
             took: Duration::from_millis(3),
+            span: 0,
         };
         let trip = Trip {
             attempts: vec![attempt("taiga", Outcome::Absent(404)), attempt("chitoge", Outcome::Found(200))],

@@ -4,6 +4,7 @@
 //! target: an answer that breaks off aborts the client's connection, so that a part is never taken for the
 //! whole.
 
+mod begun;
 mod explain;
 mod hints;
 mod race;
@@ -23,6 +24,7 @@ use pingora::protocols::http::ServerSession;
 use pingora::{Error, ErrorType, Result};
 use tokio::time::{Instant, timeout_at};
 
+use begun::{Begun, Ended};
 pub use explain::Question;
 use hints::Hints;
 pub use hints::unix_now;
@@ -42,6 +44,7 @@ use crate::origin::{Answer, Ask, Asked, NodeOrigin, Origin, Piece, S3Origin, Sto
 use crate::pool::turns::{Turn, Waited};
 use crate::pool::{Asker, Node, Pool};
 use crate::snapshot::{Caller, Snapshot};
+use crate::traces::Traces;
 use crate::trip::{Attempt, Cached, Trip};
 
 /// The origins of one snapshot, and the way along them.
@@ -54,6 +57,8 @@ pub struct Chain {
     pub stores: HashMap<TargetId, StoreOrigin>,
     /// Searches under way for paths that the location map does not know.
     searches: Arc<Flights<PathId, together::Word>>,
+    /// Where requests are traced to.
+    pub traces: Option<Arc<Traces>>,
     /// When each node was last reported to point back, so that a loop does not flood the log.
     reported: Mutex<HashMap<String, Instant>>,
 }
@@ -98,6 +103,7 @@ enum Chosen<'a> {
 impl Chain {
     /// `before` is the chain that this one follows. What has not changed is shared with it: connections to nodes, and whole
     /// stores with all that they keep.
+    /// Requests are not traced, unless somebody sets `traces`.
     pub fn new(snapshot: Arc<Snapshot>, metrics: Arc<Metrics>, before: Option<&Chain>) -> Self {
         let connector = before.map_or_else(connector, |before| before.connector.clone());
         let origins = |pool: &Pool| {
@@ -128,7 +134,7 @@ impl Chain {
             Some(before) => before.searches.clone(),
             None => Arc::default(),
         };
-        Chain { snapshot, metrics, connector, nodes, stores, searches, reported: Mutex::default() }
+        Chain { snapshot, metrics, connector, nodes, stores, searches, traces: None, reported: Mutex::default() }
     }
 
     /// The connections to a node that a later snapshot means by this one, if they suit it.
@@ -161,7 +167,10 @@ impl Chain {
     /// # Errors
     /// When the answer could not be sent whole. The connection must then be closed.
     pub async fn run(&self, session: &mut ServerSession, request: &Request<'_>, trip: &mut Trip) -> Result<()> {
-        let for_node = headers::for_node(request.headers, request.client);
+        let mut for_node = headers::for_node(request.headers, request.client);
+        if let Some(trace) = &trip.trace {
+            headers::set_trace(&mut for_node, trace);
+        }
         let for_store = headers::for_s3(request.headers);
         let ask = Ask {
             method: request.method,
@@ -169,6 +178,7 @@ impl Chain {
             host: request.host,
             asker: request.asker(),
             for_node: &for_node,
+            traceparent: None,
             for_store: &for_store,
             deadline: request.started + request.route.deadline,
         };
@@ -225,7 +235,7 @@ impl Chain {
                 }
                 Chosen::Node { .. } => {}
             }
-            let (chosen, began, Asked { outcome, answer, cached }) =
+            let (chosen, begun, Asked { outcome, answer, cached }) =
                 self.ask(chosen, &mut search, request, &ask, &hints, trip).await;
             drop(turn);
             trip.cached = cached;
@@ -238,7 +248,7 @@ impl Chain {
                 pool.observe_absence(node, lacks, self.snapshot.now(), &self.metrics);
             }
             hints.learn(chosen.target(), outcome, first, &self.metrics);
-            self.record(&chosen, outcome, began.elapsed(), trip);
+            self.record(&chosen, outcome, begun.ended(request), trip);
             match (search.judge(chosen.kind(), outcome), answer) {
                 (Verdict::Serve, Some(answer)) => {
                     tell(together::Word::Found);
@@ -361,7 +371,8 @@ impl Chain {
         self.metrics.history.note(SystemTime::now(), history::Kind::Loop, ["", node], told);
     }
 
-    fn record(&self, chosen: &Chosen<'_>, outcome: Outcome, took: Duration, trip: &mut Trip) {
+    fn record(&self, chosen: &Chosen<'_>, outcome: Outcome, ended: Ended, trip: &mut Trip) {
+        let Ended { began, took, span } = ended;
         let metrics = match chosen {
             Chosen::Node { node, .. } => &node.metrics,
             Chosen::Store(store) => &store.s3.metrics,
@@ -383,7 +394,7 @@ impl Chain {
         if let Some(before) = trip.attempts.last() {
             self.metrics.fallbacks.with_label_values(&[before.target.as_str(), target, before.outcome.as_str()]).inc();
         }
-        trip.attempts.push(Attempt { target: target.to_owned(), pool: pool.to_owned(), outcome, took });
+        trip.attempts.push(Attempt { target: target.to_owned(), pool: pool.to_owned(), outcome, began, took, span });
     }
 
     async fn serve(

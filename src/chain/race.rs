@@ -3,10 +3,10 @@
 use std::pin::pin;
 
 use log::warn;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::hints::Hints;
-use super::{Chain, Chosen, Request};
+use super::{Begun, Chain, Chosen, Request};
 use crate::fallback::{Outcome, Plan, Search};
 use crate::location::Mark;
 use crate::origin::{Ask, Asked, Origin};
@@ -25,15 +25,20 @@ impl Chain {
         ask: &Ask<'_>,
         hints: &Hints<'_>,
         trip: &mut Trip,
-    ) -> (Chosen<'a>, Instant, Asked) {
-        let began = Instant::now();
+    ) -> (Chosen<'a>, Begun, Asked) {
+        let began = Begun::now(trip);
+        let told = began.traceparent(trip);
+        let ask_first = Ask { traceparent: told.as_ref(), ..*ask };
         let (Chosen::Node { pool, node, origin }, false) = (first, matches!(request.caller, Caller::Neighbour)) else {
-            let asked = first.origin().ask(ask).await;
+            let asked = first.origin().ask(&ask_first).await;
             return (first, began, asked);
         };
-        let Some(rules) = &pool.config.hedge else { return (first, began, origin.ask(ask).await) };
+        let Some(rules) = &pool.config.hedge else {
+            let asked = origin.ask(&ask_first).await;
+            return (first, began, asked);
+        };
         pool.hedges.earn(rules);
-        let mut asking = pin!(origin.ask(ask));
+        let mut asking = pin!(origin.ask(&ask_first));
         tokio::select! {
             asked = &mut asking => return (first, began, heard(node, began, asked)),
             () = sleep(node.condition.latency.patience(rules)) => {}
@@ -43,8 +48,10 @@ impl Chain {
             let asked = asking.await;
             return (first, began, heard(node, began, asked));
         };
-        let began_second = Instant::now();
-        let mut asking_second = pin!(second.origin().ask(ask));
+        let began_second = Begun::now(trip);
+        let told = began_second.traceparent(trip);
+        let ask_second = Ask { traceparent: told.as_ref(), ..*ask };
+        let mut asking_second = pin!(second.origin().ask(&ask_second));
         let hedged = |won| self.metrics.hedges.with_label_values(&[pool.name(), node.name.as_str(), won]).inc();
         let is_good = |asked: &Asked| matches!(asked.outcome, Outcome::Found(_));
         tokio::select! {
@@ -52,11 +59,11 @@ impl Chain {
                 let asked = heard(node, began, asked);
                 if is_good(&asked) {
                     hedged("first");
-                    self.record(&second, Outcome::Dropped, began_second.elapsed(), trip);
+                    self.record(&second, Outcome::Dropped, began_second.ended(request), trip);
                     return (first, began, asked);
                 }
                 hedged("second");
-                self.set_aside(&first, began, asked, search, hints, trip).await;
+                self.set_aside(&first, began, asked, request, (search, hints, trip)).await;
                 let asked = asking_second.await;
                 (second, began_second, asked)
             }
@@ -66,11 +73,11 @@ impl Chain {
                     if node.condition.silence.left_behind(self.snapshot.now()) {
                         warn!("node {} of pool {} keeps silent, and is asked last for now", node.name, pool.name());
                     }
-                    self.record(&first, Outcome::Dropped, began.elapsed(), trip);
+                    self.record(&first, Outcome::Dropped, began.ended(request), trip);
                     return (second, began_second, asked);
                 }
                 hedged("first");
-                self.set_aside(&second, began_second, asked, search, hints, trip).await;
+                self.set_aside(&second, began_second, asked, request, (search, hints, trip)).await;
                 let asked = asking.await;
                 (first, began, heard(node, began, asked))
             }
@@ -100,14 +107,13 @@ impl Chain {
     async fn set_aside(
         &self,
         chosen: &Chosen<'_>,
-        began: Instant,
+        began: Begun,
         asked: Asked,
-        search: &mut Search<&Plan>,
-        hints: &Hints<'_>,
-        trip: &mut Trip,
+        request: &Request<'_>,
+        (search, hints, trip): (&mut Search<&Plan>, &Hints<'_>, &mut Trip),
     ) {
         hints.learn(chosen.target(), asked.outcome, trip.attempts.is_empty(), &self.metrics);
-        self.record(chosen, asked.outcome, began.elapsed(), trip);
+        self.record(chosen, asked.outcome, began.ended(request), trip);
         // GET and HEAD: whatever it is, it is noted, and the walk goes on.
         search.judge(chosen.kind(), asked.outcome);
         if let Some(answer) = asked.answer {
@@ -117,7 +123,7 @@ impl Chain {
 }
 
 /// Notes that a node has sent a head, and how long it took.
-fn heard(node: &Node, began: Instant, asked: Asked) -> Asked {
+fn heard(node: &Node, began: Begun, asked: Asked) -> Asked {
     if asked.answer.is_some() {
         node.condition.latency.observe(began.elapsed());
         node.condition.silence.spoke();

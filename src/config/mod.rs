@@ -51,6 +51,7 @@ pub struct Config {
     pub admin: Option<Admin>,
     pub location: Option<Location>,
     pub acme: Option<Acme>,
+    pub tracing: Option<Tracing>,
     pub listeners: Vec<Listener>,
     pub pools: Vec<Pool>,
     pub stores: Vec<Store>,
@@ -158,6 +159,17 @@ impl std::fmt::Debug for ExternalAccount {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "ExternalAccount({}, ***)", self.key_id)
     }
+}
+
+/// The collector of traces.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tracing {
+    pub endpoint: String,
+    /// Of a hundred requests.
+    pub percent: u32,
+    pub service_name: String,
+    pub headers: Vec<(String, Secret)>,
+    pub timeout: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq)]

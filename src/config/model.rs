@@ -35,6 +35,8 @@ pub struct File {
     pub location: Option<Location>,
     /// The CA from which the `acme` names of listeners get their certificates (RFC 8555). Default: none.
     pub acme: Option<Acme>,
+    /// Where requests are traced to (OpenTelemetry). Only in a build with the feature `otel`. Default: nowhere.
+    pub tracing: Option<Tracing>,
     /// Addresses on which clients are accepted. At least one.
     #[schemars(length(min = 1))]
     pub listeners: Vec<Listener>,
@@ -128,6 +130,26 @@ pub struct Admin {
     /// The names by which browsers may ask for the status page, besides IP addresses and `localhost`. Any other name is
     /// refused (421): a hostile page may have a name of its own lead here. Default: none.
     pub hosts: Option<Vec<Field<String>>>,
+}
+
+/// OpenTelemetry: a span a request and one an attempt, sent to a collector by OTLP over HTTP, as protobuf. Requests to nodes
+/// carry `traceparent` (W3C Trace Context).
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub struct Tracing {
+    /// The collector's address for traces, `http://` or `https://`, path and all: `http://127.0.0.1:4318/v1/traces`. By https
+    /// it must have a certificate that the system's CAs vouch for.
+    pub endpoint: Field<String>,
+    /// How many of a hundred requests are told, by chance. A client of the listener's `trusted` networks that sends a
+    /// `traceparent` has decided already. Default 100; 1 to 100.
+    pub sample: Option<Field<u32>>,
+    /// The resource attribute `service.name`. Default `hopfall`.
+    pub service_name: Option<Field<String>>,
+    /// Header fields to send to the collector, such as `Authorization`, by reference. Default: none.
+    #[serde(default)]
+    pub headers: BTreeMap<String, Field<SecretRef>>,
+    /// Longest time for the collector to take a batch, tries again included. Default 10s, at most 60s.
+    pub timeout: Option<Field<Duration>>,
 }
 
 /// An address on which clients are accepted.

@@ -1,6 +1,7 @@
 //! From [`File`] to [`Config`]: defaults, names, bounds. Every mistake is noted and none ends the pass.
 
 mod acme;
+mod tracing;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -107,6 +108,7 @@ impl Resolver<'_> {
             admin: file.admin.as_ref().map(|admin| self.admin(admin)),
             location: file.location.as_ref().map(|location| self.location(location)),
             acme: file.acme.as_ref().map(|acme| self.acme(acme)),
+            tracing: file.tracing.as_ref().map(|tracing| self.tracing(tracing, cfg!(feature = "otel"))),
             listeners,
             pools,
             stores,

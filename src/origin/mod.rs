@@ -38,6 +38,8 @@ pub struct Ask<'a> {
     pub host: Option<&'a http::HeaderValue>,
     /// The fields that a node may see, but for Host and our own hop.
     pub for_node: &'a HeaderMap,
+    /// What this attempt is in the request's trace, for a node.
+    pub traceparent: Option<&'a http::HeaderValue>,
     /// The fields that a store may see.
     pub for_store: &'a HeaderMap,
     /// What a pool's algorithm may go by.

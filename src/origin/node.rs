@@ -10,6 +10,7 @@ use super::live::request_head;
 use super::{Answer, Ask, Asked, Origin, Upstream};
 use crate::fallback::{Busy, Failure, Outcome, node_outcome};
 use crate::pool::Node;
+use crate::trace_context::TRACEPARENT;
 use crate::units::StatusSet;
 use crate::via::CDN_LOOP;
 
@@ -44,6 +45,9 @@ impl NodeOrigin {
         }
         for (name, value) in ask.for_node.iter().filter(|(name, _)| **name != header::VIA && **name != CDN_LOOP) {
             fields.append(name.clone(), value.clone());
+        }
+        if let Some(traceparent) = ask.traceparent {
+            fields.insert(TRACEPARENT, traceparent.clone());
         }
         fields.extend(self.node.hop.after(ask.for_node));
         request_head(ask.method, ask.target, fields)

@@ -36,6 +36,7 @@ use crate::headers::{self, Client, PROXY_STATUS};
 use crate::origin::{check_head, connect_failure};
 use crate::routing;
 use crate::snapshot::Caller;
+use crate::trace_context::{TRACEPARENT, TRACESTATE, Trace};
 use crate::trip::Trip;
 use crate::via::Seen;
 
@@ -164,6 +165,11 @@ impl ProxyHttp for Front {
         let peer = session.client_addr().and_then(|address| address.as_inet()).map_or(NOWHERE, |address| address.ip());
         let tls = site.listener.protocol == Protocol::Https;
         context.client = Client::of(peer, tls, &session.req_header().headers, &site.listener.trusted);
+        if let Some(traces) = &site.chain.traces {
+            let fields = &session.req_header().headers;
+            let trace = Trace::begin(fields, context.client.trusted, traces.percent(), rand::random);
+            context.trip.trace = Some(Box::new(trace));
+        }
         let answered = self.gatekeep(session, context, begun.unwrap_or_else(|| Ok(Vec::new()))).await?;
         if !answered && is_websocket(session.req_header()) {
             // Upstream silence rules a tunnel; a stalled upload is the client's.
@@ -302,6 +308,14 @@ impl ProxyHttp for Front {
         for (name, value) in node.hop.after(&request.headers) {
             request.insert_header(name, value)?;
         }
+        if let Some(trace) = &context.trip.trace {
+            let span = context.native.as_ref().map_or(trace.span, |native| native.span);
+            request.insert_header(TRACEPARENT, trace.told_by(span))?;
+            request.remove_header(&TRACESTATE);
+            if let Some(state) = &trace.state {
+                request.insert_header(TRACESTATE, state)?;
+            }
+        }
         if !is_websocket(session.req_header()) {
             request.insert_header(header::CONNECTION, "close")?;
         }
@@ -412,7 +426,7 @@ impl ProxyHttp for Front {
         let head = session.req_header();
         let host = host(head);
         let field = |name| head.headers.get(name).map_or(&b""[..], |value: &HeaderValue| value.as_bytes());
-        site.access_log.write(&Entry {
+        let entry = Entry {
             time: context.time,
             took: context.started.elapsed(),
             listener,
@@ -429,7 +443,11 @@ impl ProxyHttp for Front {
             user_agent: field(header::USER_AGENT),
             status,
             trip,
-        });
+        };
+        site.access_log.write(&entry);
+        if let (Some(traces), Some(trace)) = (&site.chain.traces, trip.trace.as_deref()) {
+            traces.tell(trace, &entry, context.client.tls, &site.chain.snapshot.config);
+        }
         if let Some(connection) = Connection::of(session.stream()) {
             connection.end_request();
         }

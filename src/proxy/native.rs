@@ -24,6 +24,8 @@ pub(super) struct Native {
     /// Indices of the pool and the node being asked.
     asked: Option<(usize, usize)>,
     began: Instant,
+    /// This attempt's in the request's trace; 0 without one.
+    pub(super) span: u64,
     pub(super) permit: Option<Permit>,
     /// A neighbour's, until the answer's head is there.
     turn: Option<Turn>,
@@ -56,11 +58,13 @@ impl Front {
         if !matches!(outcome, Outcome::Busy(_)) {
             pool.observe(node, signal, chain.snapshot.now(), &chain.metrics);
         }
-        let took = native.began.elapsed();
+        let (began, took) = (native.began.saturating_duration_since(context.started), native.began.elapsed());
+        let span = native.span;
         if outcome.status().is_some() {
             node.metrics.answered(took);
         }
-        context.trip.attempts.push(Attempt { target: node.name.clone(), pool: pool.name().to_owned(), outcome, took });
+        let (target, pool) = (node.name.clone(), pool.name().to_owned());
+        context.trip.attempts.push(Attempt { target, pool, outcome, began, took, span });
     }
 
     pub(super) async fn next_peer(&self, session: &ServerSession, context: &mut Context) -> Option<Box<HttpPeer>> {
@@ -95,6 +99,8 @@ impl Front {
             }
             native.asked = picked;
             native.began = Instant::now();
+            // Zero is no name of a span.
+            native.span = context.trip.trace.as_ref().map_or(0, |_| rand::random::<u64>().max(1));
             let (pool, node) = Front::node(&site, native)?;
             context.trip.set_cookie = pool.set_cookie(&asker, node.target);
             if let Caller::Neighbour = caller {
@@ -129,6 +135,7 @@ impl Native {
             search: Search::new(plan.clone(), Repeat::Never),
             asked: None,
             began: Instant::now(),
+            span: 0,
             permit: None,
             turn: None,
             refusal: Refusal::ABSENT,

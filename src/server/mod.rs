@@ -33,6 +33,7 @@ use crate::keep;
 use crate::metrics::Metrics;
 use crate::probe;
 use crate::snapshot::Snapshot;
+use crate::traces::Traces;
 use crate::units::Scalar;
 use crate::via::Identity;
 use handover::{Received, Reply, Socket, State, Word};
@@ -171,7 +172,8 @@ impl Server {
         acme.follow(&config);
         let patience = config.shutdown_timeout;
         let identity = identity(&config, state);
-        let chain = Arc::new(chain(config, identity, &metrics, None, location));
+        let traces = traces(&config, &metrics, None)?;
+        let chain = Arc::new(chain(config, identity, &metrics, None, location, traces));
         if let Some(state) = state {
             take_over(&chain, state);
         }
@@ -310,9 +312,17 @@ impl Server {
         left
     }
 
+    /// Lets go of what was told of requests.
+    fn flush(&self) {
+        self.access_log.flush(LOG_PATIENCE);
+        if let Some(traces) = &self.running.load().traces {
+            traces.flush(TRACES_PATIENCE);
+        }
+    }
+
     fn end(&self) {
         keep::save(&self.running.load());
-        self.access_log.flush(LOG_PATIENCE);
+        self.flush();
     }
 }
 
@@ -359,6 +369,7 @@ fn chain(
     metrics: &Arc<Metrics>,
     before: Option<&Chain>,
     handed_map: &[u8],
+    traces: Option<Arc<Traces>>,
 ) -> Chain {
     let known = before.map(|before| before.snapshot.as_ref());
     let mut snapshot = Snapshot::new(config, identity, metrics, known, unix_now());
@@ -374,13 +385,24 @@ fn chain(
             (handed, _) => keep::take_over(map, handed, &targets),
         }
     }
-    Chain::new(Arc::new(snapshot), metrics.clone(), before)
+    let mut chain = Chain::new(Arc::new(snapshot), metrics.clone(), before);
+    chain.traces = traces;
+    chain
+}
+
+/// Where requests are traced to under `config`: as before, if that has not changed.
+fn traces(config: &Config, metrics: &Metrics, before: Option<&Chain>) -> anyhow::Result<Option<Arc<Traces>>> {
+    let Some(wanted) = &config.tracing else { return Ok(None) };
+    let before = before.and_then(|before| before.traces.clone()).filter(|before| before.config() == wanted);
+    before.map_or_else(|| Traces::start(wanted, metrics), Ok).map(Some)
 }
 
 /// Orders that may wait for the one before.
 const ORDERS: usize = 16;
 /// How long the end of the process waits for the access log's disk.
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
+/// And for the collector of traces.
+const TRACES_PATIENCE: Duration = Duration::from_secs(1);
 const ADMIN_CONNECTIONS: usize = 256;
 const ADMIN_LIMITS: Limits = Limits {
     header_timeout: Duration::from_secs(10),

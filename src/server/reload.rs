@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use log::{error, info, warn};
 
-use super::{Server, chain, listen, notify};
+use super::{Server, chain, listen, notify, traces};
 use crate::access_log::AccessLog;
 use crate::admin::Refused;
 use crate::config::Config;
@@ -74,6 +74,7 @@ impl Server {
             true => self.access_log.clone(),
             false => Arc::new(AccessLog::open(&config.log, self.metrics.log_dropped.clone()).map_err(not_now)?),
         };
+        let traces = traces(&config, &self.metrics, Some(&before)).map_err(not_now)?;
         let level = (config.log.level != was.log.level).then(|| config.log.level.filter());
 
         // From here on nothing fails but what would have failed at the start.
@@ -82,7 +83,7 @@ impl Server {
         // Carrying a large location map over takes its time.
         let made = tokio::task::spawn_blocking({
             let before = before.clone();
-            move || chain(config, before.snapshot.identity.clone(), &metrics, Some(&before), &[])
+            move || chain(config, before.snapshot.identity.clone(), &metrics, Some(&before), &[], traces)
         });
         let made = Arc::new(made.await.map_err(|error| Refused::NotNow(error.to_string()))?);
         self.acme.follow(&made.snapshot.config);

@@ -14,7 +14,7 @@ use anyhow::Context;
 use log::{error, info};
 
 use super::handover::{self, State, VARIABLE, Word};
-use super::{LOG_PATIENCE, Server, Told, notify};
+use super::{Server, Told, notify};
 use crate::admin::Refused;
 use crate::chain::unix_now;
 
@@ -117,7 +117,7 @@ impl Server {
             () = self.told_to_stop(&mut told) => {}
         }
         info!("left");
-        self.access_log.flush(LOG_PATIENCE);
+        self.flush();
     }
 
     /// Every listening socket, with the listener's name and its address in the config.

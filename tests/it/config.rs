@@ -34,6 +34,9 @@ fn bad_configs_are_refused_with_every_mistake_and_its_fix() {
     assert!(cases.len() >= 20);
     let mut wrong = Vec::new();
     for (name, case) in cases {
+        if name == "tracing.txt" && !cfg!(feature = "otel") {
+            continue;
+        }
         let (yaml, expected) = case.split_once("----------\n").expect("a line of dashes");
         let Err(problems) = parse("hopfall.yaml", yaml) else { panic!("{name} was accepted") };
         let message = format!("{problems}\n");

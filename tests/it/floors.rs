@@ -24,6 +24,7 @@ const FLOORS: &[(u32, &[&str])] = &[
             "s3",
             "shape",
             "throttle",
+            "trace_context",
             "trip",
             "via",
         ],
@@ -31,7 +32,7 @@ const FLOORS: &[(u32, &[&str])] = &[
     (2, &["config", "disk", "flight"]),
     (3, &["metrics", "pool", "snapshot", "syslog"]),
     (4, &["origin", "admission"]),
-    (5, &["chain", "probe", "keep", "messages", "access_log", "edge", "tls", "acme", "admin", "tcp"]),
+    (5, &["chain", "probe", "keep", "messages", "access_log", "edge", "tls", "acme", "admin", "tcp", "traces"]),
     (6, &["proxy", "doctor"]),
     (7, &["server", "cli", "import", "demo", "main", "lib"]),
 ];
@@ -50,7 +51,10 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("acme", "tls"),              // puts what it gets where handshakes find it
     ("tcp", "edge"),              // is handed the connections that it accepts
     ("access_log", "messages"),   // opens its file in the same way
+    ("chain", "traces"),          // carries it to the front
+    ("traces", "access_log"),     // tells the same of a request
     ("trip", "fallback"),         // a trip is a list of outcomes
+    ("trip", "trace_context"),    // and has its place in a trace
     ("routing", "shape"),         // what a host is
     ("s3", "fallback"),           // an S3 answer is an outcome
     ("freshness", "conditional"), // lists with quotes are taken apart in one place

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use hopfall::access_log::{AccessLog, Entry};
 use hopfall::config::{Config, Surroundings};
 use hopfall::fallback::{Failure, Outcome};
+use hopfall::trace_context::Trace;
 use hopfall::trip::{Attempt, Cached, Trip};
 use serde_json::Value;
 
@@ -501,10 +502,13 @@ fn the_documented_fields_are_those_of_a_line() {
             target: "a".into(),
             pool: "p".into(),
             outcome: Outcome::Found(200),
+            began: Duration::ZERO,
             took: Duration::ZERO,
+            span: 0,
         }],
         cached: Some(Cached::Miss),
         located: Some("nowhere"),
+        trace: Some(Box::new(Trace::begin(&http::HeaderMap::new(), false, 100, || 1))),
         ..Trip::default()
     };
     let wrong = Trip {

@@ -47,4 +47,6 @@ mod tcp;
 mod throttle;
 mod tls;
 mod tls_to_nodes;
+#[cfg(feature = "otel")]
+mod traces;
 mod upgrade;

@@ -39,6 +39,8 @@ fn docs_metrics_md_has_every_metric_with_its_own_words() {
     let mut wanted = String::new();
     for line in document.lines() {
         match subject(line) {
+            // There is such a row, and no such metric without the feature.
+            Some("hopfall_spans_dropped_total") if !cfg!(feature = "otel") => wanted.push_str(line),
             Some(name) => {
                 let metric = metrics.iter().find(|metric| metric.name == name);
                 wanted.push_str(&row(
@@ -78,7 +80,8 @@ fn no_document_names_a_metric_that_is_not_there() {
                 Some(begin) => metric.name.starts_with(begin),
                 None => {
                     let series = ["_bucket", "_sum", "_count"].iter().find_map(|ending| named.strip_suffix(ending));
-                    metric.name == named || Some(metric.name.as_str()) == series
+                    let built = named != "hopfall_spans_dropped_total" || cfg!(feature = "otel");
+                    !built || metric.name == named || Some(metric.name.as_str()) == series
                 }
             });
             assert!(known, "{document} names {named}, which is no metric");

@@ -11,6 +11,8 @@ pub mod ca;
 pub mod certificate;
 pub mod chromium;
 pub mod client;
+#[cfg(feature = "otel")]
+pub mod collector;
 pub mod composition;
 pub mod curl;
 pub mod documents;
