@@ -189,8 +189,9 @@ mod tests {
     }
 
     fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
-        let line = |(name, value): &(_, _)| (HeaderName::from_static(name), HeaderValue::from_static(value));
-        HeaderMap::from_iter(lines.iter().map(line))
+        let line =
+            |line: &(&'static str, &'static str)| (HeaderName::from_static(line.0), HeaderValue::from_static(line.1));
+        lines.iter().map(line).collect()
     }
 
     const GOOD: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";

@@ -17,6 +17,7 @@ pub(super) struct Begun {
 }
 
 /// What is told of an attempt's time.
+#[derive(Clone, Copy)]
 pub(super) struct Ended {
     /// After the request did.
     pub(super) began: Duration,

@@ -141,7 +141,7 @@ pub struct Tracing {
     /// it must have a certificate that the system's CAs vouch for.
     pub endpoint: Field<String>,
     /// How many of a hundred requests are told, by chance. A client of the listener's `trusted` networks that sends a
-    /// `traceparent` has decided already. Default 100; 1 to 100.
+    /// `traceparent` has decided already. Default 100, at most 100.
     pub sample: Option<Field<u32>>,
     /// The resource attribute `service.name`. Default `hopfall`.
     pub service_name: Option<Field<String>>,

@@ -41,6 +41,8 @@ fn every_config_in_the_documents_is_a_good_one() {
                 check(&place, &text);
                 whole += 1;
             }
+            // A build without OpenTelemetry refuses it.
+            "yaml fragment" if text.starts_with("tracing:") && !cfg!(feature = "otel") => {}
             "yaml fragment" => {
                 let mut config: Value = serde_saphyr::from_str(&read("conf/two-nodes-s3.yaml")).unwrap();
                 let fragment = serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{place}: {error}"));

@@ -53,6 +53,7 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("access_log", "messages"),   // opens its file in the same way
     ("chain", "traces"),          // carries it to the front
     ("traces", "access_log"),     // tells the same of a request
+    ("headers", "trace_context"), // puts a trace into what is sent
     ("trip", "fallback"),         // a trip is a list of outcomes
     ("trip", "trace_context"),    // and has its place in a trace
     ("routing", "shape"),         // what a host is

@@ -109,19 +109,25 @@ fn a_file_that_the_second_node_has_is_a_span_with_a_child_a_hop() {
 }
 
 #[test]
-fn what_nobody_has_and_who_is_down_are_told() {
-    let lean = Nginx::with_files(&[]);
-    let collector = Collector::new();
-    let nodes = Fleet::new().node_with("gone", gone(), "weight: 255").node("lean", lean.addr());
-    let hopfall = nodes.top("log: { client: truncated }").top(&collector.tracing("")).start();
-    assert_eq!(hopfall.get("/cat.jpg").status, 404);
-    let spans = collector.wait_for_spans(3);
-    let (server, hops) = tree(&spans);
-    told(server, &[("http.response.status_code", "404"), ("client.address", "127.0.0.0")]);
-    assert!(!is_error(server), "a 404 is the client's affair");
-    assert!(attribute(&server.attributes, "error.type").is_none());
-    told(hops[0], &[("hopfall.outcome", "down"), ("error.type", "connection_refused")]);
-    assert!(is_error(hops[0]));
+fn what_nobody_has_is_no_error_and_who_is_down_is_one() {
+    let (lean, other) = (Nginx::with_files(&[]), Nginx::with_files(&[]));
+    for (second, status) in [(other.addr(), 404), (gone(), 503)] {
+        let collector = Collector::new();
+        let nodes = Fleet::new().node_with("lean", lean.addr(), "weight: 255").node("second", second);
+        let hopfall = nodes.top("log: { client: truncated }").top(&collector.tracing("")).start();
+        assert_eq!(hopfall.get("/cat.jpg").status, status);
+        let spans = collector.wait_for_spans(3);
+        let (server, hops) = tree(&spans);
+        told(server, &[("http.response.status_code", &status.to_string()), ("client.address", "127.0.0.0")]);
+        assert_eq!(is_error(server), status == 503, "a 404 is the client's affair");
+        assert_eq!(attribute(&server.attributes, "error.type").is_some(), status == 503);
+        assert!(!is_error(hops[0]));
+        match status {
+            404 => told(hops[1], &[("hopfall.outcome", "absent")]),
+            _ => told(hops[1], &[("hopfall.outcome", "down"), ("error.type", "connection_refused")]),
+        }
+        assert_eq!(is_error(hops[1]), status == 503);
+    }
 }
 
 #[test]
