@@ -25,8 +25,8 @@ fn every_block() -> Vec<Block> {
 fn check(place: &str, text: &str) {
     let surroundings = Surroundings {
         // `${NAME}` and `credentials: env` find something, whatever the reader's are called.
-        variable: &|_| Some("something long enough".to_owned()),
-        read: &|_| Ok("something long enough".to_owned()),
+        variable: &|_| Some("something-long-enough".to_owned()),
+        read: &|_| Ok("something-long-enough".to_owned()),
     };
     Config::parse(place, text, &surroundings).unwrap_or_else(|problems| panic!("{problems}\n\n{text}"));
     assert_eq!(mistakes(text), Ok(Vec::new()), "{place}: an editor would find fault with it");
