@@ -8,13 +8,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use log::{error, warn};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{self, Config, Destination, Problems};
 use crate::doctor;
 use crate::import::{self, Import, Source, TlsFiles};
+use crate::manual;
 use crate::messages::Messages;
 use crate::server::{Handed, Server, Told};
 
@@ -171,6 +173,19 @@ enum Command {
         #[command(subcommand)]
         from: ImportFrom,
     },
+    /// Write the manual pages, one for each command, into a folder
+    #[command(hide = true)]
+    Man {
+        /// A folder that is there
+        #[arg(value_name = "FOLDER")]
+        folder: PathBuf,
+    },
+    /// Print what completes hopfall's command line in a shell
+    #[command(hide = true)]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
     /// Show the chain at work: two nodes, a signed S3 store and hopfall, all in this process
     #[cfg(feature = "demo")]
     Demo {
@@ -263,6 +278,8 @@ impl Cli {
             Command::Import { from: ImportFrom::NodeBalancer { input, out, tls_certificate, tls_key } } => {
                 import_nodebalancer(&input, out.as_deref(), tls_certificate.as_deref().zip(tls_key.as_deref()))
             }
+            Command::Man { folder } => written(manual::pages(Cli::command(), &folder)),
+            Command::Completions { shell } => written(manual::completions(Cli::command(), shell)),
             #[cfg(feature = "demo")]
             Command::Demo { once } => crate::demo::run(once),
         }
@@ -470,6 +487,16 @@ fn request(
             // What a socket says when its time is over.
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
+        }
+    }
+}
+
+fn written(done: anyhow::Result<()>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hopfall: {error:#}");
+            ExitCode::FAILURE
         }
     }
 }

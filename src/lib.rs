@@ -77,6 +77,7 @@ pub mod hop;
 pub mod import;
 pub mod keep;
 pub mod location;
+pub mod manual;
 pub mod messages;
 pub mod metrics;
 pub mod origin;

@@ -34,7 +34,7 @@ const FLOORS: &[(u32, &[&str])] = &[
     (4, &["origin", "admission"]),
     (5, &["chain", "probe", "keep", "messages", "access_log", "edge", "tls", "acme", "admin", "tcp", "traces"]),
     (6, &["proxy", "doctor"]),
-    (7, &["server", "cli", "import", "demo", "main", "lib"]),
+    (7, &["server", "cli", "import", "manual", "demo", "main", "lib"]),
 ];
 
 /// Modules of one floor that may use each other, and why.
@@ -63,6 +63,7 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("cli", "server"),
     ("cli", "demo"),
     ("cli", "import"),
+    ("cli", "manual"),
     ("demo", "cli"),
     ("demo", "server"),
     ("main", "cli"),
