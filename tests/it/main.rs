@@ -33,6 +33,7 @@ mod logs;
 mod loops;
 mod metrics;
 mod native;
+mod package;
 mod peers;
 mod proxy_protocol;
 mod reload;

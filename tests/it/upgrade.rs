@@ -2,12 +2,11 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::support::client::Client;
 use crate::support::fleet::Fleet;
@@ -15,6 +14,7 @@ use crate::support::hopfall::{self, Hopfall};
 use crate::support::nginx::Nginx;
 use crate::support::origin::{Origin, Reply};
 use crate::support::process::Process;
+use crate::support::service_manager::ServiceManager;
 use crate::support::wait::{PATIENCE, wait_until};
 
 /// Processes that took over, which no harness has started. They end with the test.
@@ -178,46 +178,14 @@ fn sigusr2_upgrades_too() {
     assert!(pid != old && hopfall.get("/x").status == 200);
 }
 
-/// A service manager's end of sd_notify(3).
-struct Manager {
-    socket: UnixDatagram,
-    _folder: tempfile::TempDir,
-    path: String,
-}
-
-impl Manager {
-    fn new() -> Manager {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("notify");
-        let socket = UnixDatagram::bind(&path).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        Manager { socket, path: path.display().to_string(), _folder: folder }
-    }
-
-    /// Waits for a message that has this line.
-    #[track_caller]
-    fn hear(&self, line: &str) {
-        let end = Instant::now() + PATIENCE;
-        let mut heard = Vec::new();
-        while Instant::now() < end {
-            let mut bytes = [0; 4096];
-            let length = self.socket.recv(&mut bytes).unwrap_or_else(|error| panic!("{line}: {error}: {heard:?}"));
-            let text = String::from_utf8_lossy(&bytes[..length]).into_owned();
-            if text.lines().any(|own| own == line || (line.ends_with('=') && own.starts_with(line))) {
-                return;
-            }
-            heard.push(text);
-        }
-        panic!("{line} was not among {heard:?}");
-    }
-}
-
 #[test]
 fn a_service_manager_is_told_of_all_of_it() {
     let node = Origin::always(Reply::ok("x"));
-    let manager = Manager::new();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = ServiceManager::at(&path);
     let fleet = Fleet::new().node("node", node.addr());
-    let builder = fleet.builder().env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", "1000000");
+    let builder = fleet.builder().env("NOTIFY_SOCKET", path.to_str().unwrap()).env("WATCHDOG_USEC", "1000000");
     let mut hopfall = builder.start();
     manager.hear("READY=1");
     manager.hear("WATCHDOG=1");
