@@ -6,9 +6,9 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use crate::support::client::get;
+use crate::support::client::{Client, get};
 use crate::support::debian::Debian;
-use crate::support::lan::Lan;
+use crate::support::lan::{Lan, Machine};
 use crate::support::origin::{Origin, Reply};
 use crate::support::process::{Process, run};
 use crate::support::service_manager::ServiceManager;
@@ -160,6 +160,19 @@ fn is_running(pid: u32) -> bool {
     !state.is_empty() && !state.contains(") Z ")
 }
 
+/// An origin on another machine, on which it must end too: it ends by a connection to itself.
+struct Within<'a> {
+    machine: &'a Machine,
+    origin: Option<Origin>,
+}
+
+impl Drop for Within<'_> {
+    fn drop(&mut self) {
+        let origin = self.origin.take();
+        self.machine.within(|| drop(origin));
+    }
+}
+
 #[test]
 fn a_fresh_debian_installs_runs_upgrades_and_removes_it() {
     let Some(lan) = Lan::of(&[("web", "10.0.0.1/24")]) else { return };
@@ -186,6 +199,7 @@ fn a_fresh_debian_installs_runs_upgrades_and_removes_it() {
 
     // The config as it is shipped, on port 80.
     let node = machine.within(|| Origin::at("127.0.0.1:8081").respond(|_| Reply::ok("meow")));
+    let node = Within { machine, origin: Some(node) };
     let manager = ServiceManager::at(&debian.path("/run/notify"));
     let [start] = &lines_of(&unit, "ExecStart")[..] else { panic!("{unit}") };
     let mut command = debian.command(&[AS_THE_UNIT, start].concat());
@@ -219,7 +233,10 @@ fn a_fresh_debian_installs_runs_upgrades_and_removes_it() {
     assert_eq!(reload().code, Some(0));
     manager.hear("RELOADING=1");
     manager.hear("READY=1");
-    let told = machine.within(|| get("127.0.0.1:9090", "/status").text());
+    let told = machine.within(|| {
+        let mut admin = Client::connect("127.0.0.1:9090");
+        admin.request("GET", "/status.json", &[("Host", "127.0.0.1:9090")]).response().text()
+    });
     assert!(told.contains("mine"), "{told}");
 
     // An upgrade of the package disturbs neither the config nor who serves; then the new program takes over.
@@ -233,7 +250,7 @@ fn a_fresh_debian_installs_runs_upgrades_and_removes_it() {
     run(Command::new("sh").args(["-c", "kill -s TERM \"$0\"", &pid.to_string()]), PATIENCE);
     manager.hear("STOPPING=1");
     wait_until("the second one to end", PATIENCE, || !is_running(pid));
-    machine.within(|| drop(node)); // it ends by a connection to itself
+    drop(node);
 
     std::fs::write(debian.path("/var/lib/hopfall/location"), "x").unwrap();
     done(&["dpkg", "--remove", "hopfall"]);
