@@ -148,7 +148,7 @@ enum Command {
     },
     /// Change what a node is for, in a running hopfall
     ///
-    /// Asks the admin listener of the config file. It holds until the process ends.
+    /// Asks the admin listener of the config file. It holds until a restart, over reloads and upgrades.
     Node {
         /// The pool's name
         pool: String,

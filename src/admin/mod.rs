@@ -330,7 +330,7 @@ async fn explain(chain: &Arc<Chain>, form: &Form, live: bool) -> Response<Vec<u8
     }
 }
 
-/// Changes a node's mode, until the process ends.
+/// Changes a node's mode, until a restart.
 fn set_mode(chain: &Chain, form: &Form) -> Done {
     let (Some(pool), Some(node), Some(mode)) = (form.text("pool"), form.text("node"), form.text("mode")) else {
         return (400, "say which: ?pool=POOL&node=NODE&mode=MODE".to_owned());
@@ -349,7 +349,7 @@ fn set_mode(chain: &Chain, form: &Form) -> Done {
             log::warn!("node {node} of pool {pool} is set from {before:?} to {mode:?}");
             let told = format!("{}, was {}", mode.as_str(), before.as_str());
             chain.metrics.history.note(SystemTime::now(), Kind::Mode, [pool, node], &told);
-            (200, format!("{node}: {told}; until the process ends"))
+            (200, format!("{node}: {told}; until a restart"))
         }
     }
 }

@@ -92,12 +92,7 @@ fn a_node_is_drained_without_a_failed_request() {
         let nodes = &status["pools"][0]["nodes"];
         assert_eq!((&nodes[0]["mode"], &nodes[1]["mode"]), (&"drain".into(), &"accept".into()));
         assert_eq!((&nodes[0]["up"], &nodes[0]["weight"]), (&true.into(), &1.into()));
-        assert_eq!(
-            (ran.code, ran.stdout.trim()),
-            (Some(0), "a: drain, was accept; until the process ends"),
-            "{}",
-            ran.stderr
-        );
+        assert_eq!((ran.code, ran.stdout.trim()), (Some(0), "a: drain, was accept; until a restart"), "{}", ran.stderr);
         let quiet = |count: usize| {
             let before = a.requests().len();
             let others = b.requests().len();

@@ -332,12 +332,7 @@ fn commands_show_the_token_that_their_config_refers_to() {
     };
     let from_file = format!("token: \"file:{}/token\"", folder.path().display());
     let ran = run(&from_file, &["node", "images", "a", "drain"]);
-    assert_eq!(
-        (ran.code, ran.stdout.as_str()),
-        (Some(0), "a: drain, was accept; until the process ends\n"),
-        "{}",
-        ran.stderr
-    );
+    assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "a: drain, was accept; until a restart\n"), "{}", ran.stderr);
     assert_eq!(run(&from_file, &["purge", "/x"]).code, Some(0));
     let without = run("", &["node", "images", "a", "accept"]);
     assert_eq!(without.code, Some(1));
