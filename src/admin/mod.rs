@@ -118,7 +118,12 @@ impl Admin {
         address: SocketAddr,
     ) -> Admin {
         let sessions = Sessions::new(address.port(), rand::random(), (rand::random(), rand::random()));
-        Admin { running, stopping, orders, reloads, samples: Arc::default(), sessions }
+        // The first look is from before anything that the page tells of.
+        let mut samples = Samples::default();
+        let chain = running.load();
+        samples.keep(chain.snapshot.now(), chain.metrics.tally());
+        drop(chain);
+        Admin { running, stopping, orders, reloads, samples: Arc::new(Mutex::new(samples)), sessions }
     }
 
     /// Looks at the counters for as long as it runs.
