@@ -147,6 +147,8 @@ fn no_line_is_lost_while_files_are_renamed_under_load() {
             hopfall.signal("USR1");
             wait_until("a new file", PATIENCE, || access.exists());
         }
+        // It leaves an empty file alone.
+        wait_until("a line to rotate", PATIENCE, || text(&access).lines().count() > 0);
         rotate(folder.path(), hopfall.pid());
         wait_until("logrotate's new file", PATIENCE, || access.exists());
         stop.store(true, Ordering::Relaxed);
