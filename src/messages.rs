@@ -141,6 +141,12 @@ fn is_journal(told: Option<&str>, device: u64, inode: u64) -> bool {
         .is_some_and(|(told_device, told_inode)| told_device.parse() == Ok(device) && told_inode.parse() == Ok(inode))
 }
 
+/// An error with all that caused it, as a message tells it: a library's own text often says only where it happened.
+pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let texts: Vec<String> = anyhow::Chain::new(error).map(ToString::to_string).collect();
+    texts.join(": ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,8 +1,6 @@
 //! HTTPS to the CA: the system's roots or those of `ca`, a bound on every request, and the `Retry-After` of a refusal,
 //! which the library keeps to itself.
 
-use std::error::Error as StdError;
-use std::fmt::Write;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,6 +19,8 @@ use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
+
+use crate::messages::causes;
 
 /// Asks one CA, for one order.
 #[derive(Clone)]
@@ -112,17 +112,6 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
         Ok(seconds) => Some(Duration::from_secs(seconds)),
         Err(_) => Some(httpdate::parse_http_date(value).ok()?.duration_since(now).unwrap_or_default()),
     }
-}
-
-/// An error with all that caused it: hyper's own text says only where it happened.
-fn causes(error: &(dyn StdError + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
-    text
 }
 
 const NAME: &str = concat!("hopfall/", env!("CARGO_PKG_VERSION"), " instant-acme");

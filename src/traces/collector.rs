@@ -1,8 +1,6 @@
 //! The way to the collector: the library's exporter over the library's hyper client, by the system's CAs where it is https.
 
 use std::collections::HashMap;
-use std::error::Error as StdError;
-use std::fmt::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
@@ -18,6 +16,7 @@ use opentelemetry_sdk::trace::SpanExporter as _;
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::config;
+use crate::messages::causes;
 
 /// Sends batches of spans.
 pub struct Collector {
@@ -91,15 +90,4 @@ impl HttpClient for Client {
         self.fault.set(answer.as_ref().err().map(|error| causes(error.as_ref())));
         answer
     }
-}
-
-/// An error with all that caused it.
-fn causes(error: &(dyn StdError + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -56,6 +56,8 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("headers", "trace_context"), // puts a trace into what is sent
     ("trip", "fallback"),         // a trip is a list of outcomes
     ("trip", "trace_context"),    // and has its place in a trace
+    ("acme", "messages"),         // how an error is told
+    ("traces", "messages"),
     ("routing", "shape"),         // what a host is
     ("s3", "fallback"),           // an S3 answer is an outcome
     ("freshness", "conditional"), // lists with quotes are taken apart in one place
