@@ -59,11 +59,15 @@ pub struct Socket {
 impl Socket {
     /// Takes the one for a listener out of them.
     pub fn take(all: &mut Vec<Socket>, name: &str, address: SocketAddr) -> Option<TcpListener> {
-        // Port 0 asks for any free port, each time another.
-        let fits = |own: &Socket| own.address == address && (address.port() != 0 || own.name == name);
-        let place = all.iter().position(fits)?;
+        let place = all.iter().position(|own| is_same_place((&own.name, own.address), (name, address)))?;
         Some(all.remove(place).socket)
     }
+}
+
+/// Whether a socket for the one listener, by name and address, is right for the other.
+pub fn is_same_place(one: (&str, SocketAddr), other: (&str, SocketAddr)) -> bool {
+    // Port 0 asks for any free port, each time another.
+    one.1 == other.1 && (one.1.port() != 0 || one.0 == other.0)
 }
 
 /// Where the process that handed over waits for a word.

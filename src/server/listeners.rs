@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::handover::Socket;
+use super::handover::{Socket, is_same_place};
 use crate::access_log::AccessLog;
 use crate::admission::Admission;
 use crate::chain::Chain;
@@ -136,7 +136,7 @@ impl Listeners {
     pub async fn prepare(&self, config: &Config, handed: &mut Vec<Socket>) -> anyhow::Result<Vec<Prepared>> {
         let mut prepared = Vec::new();
         for listener in &config.listeners {
-            let known = self.running.iter().find(|running| is_same_place(&running.config, listener));
+            let known = self.running.iter().find(|running| is_same_place(place(&running.config), place(listener)));
             let name = || format!("listener `{}`", listener.name);
             let socket = match known {
                 Some(_) => None,
@@ -169,7 +169,7 @@ impl Listeners {
     ) -> anyhow::Result<()> {
         let mut before = std::mem::take(&mut self.running);
         for Prepared { listener, socket, certificates } in prepared {
-            let known = before.iter().position(|running| is_same_place(&running.config, &listener));
+            let known = before.iter().position(|running| is_same_place(place(&running.config), place(&listener)));
             let known = known.map(|place| before.remove(place));
             let certificates = match certificates {
                 Some(certificates) => {
@@ -373,10 +373,9 @@ fn of_tcp(listener: &Listener, chain: &Arc<Chain>) -> tcp::Site {
     tcp::Site { snapshot: chain.snapshot.clone(), pool, idle_timeout: listener.idle_timeout }
 }
 
-/// Whether the socket of one is right for the other.
-fn is_same_place(one: &Listener, other: &Listener) -> bool {
-    // Port 0 asks for any free port, each time another.
-    one.address == other.address && (one.address.port() != 0 || one.name == other.name)
+/// By what its socket is known.
+fn place(listener: &Listener) -> (&str, SocketAddr) {
+    (&listener.name, listener.address)
 }
 
 /// Whether connections are carried alike: all that is not asked of the listener's site.
