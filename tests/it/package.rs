@@ -10,7 +10,7 @@ use crate::support::client::{Client, get};
 use crate::support::debian::Debian;
 use crate::support::lan::{Lan, Machine};
 use crate::support::origin::{Origin, Reply};
-use crate::support::process::{Process, run};
+use crate::support::process::{Process, is_running, run};
 use crate::support::service_manager::ServiceManager;
 use crate::support::wait::{PATIENCE, wait_until};
 use crate::support::{hopfall, watchdog};
@@ -154,11 +154,6 @@ const AS_THE_UNIT: &[&str] = &[
     "--bounding-set=-all,+net_bind_service",
     "--no-new-privs",
 ];
-
-fn is_running(pid: u32) -> bool {
-    let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    !state.is_empty() && !state.contains(") Z ")
-}
 
 /// An origin on another machine, on which it must end too: it ends by a connection to itself.
 struct Within<'a> {

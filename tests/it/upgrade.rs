@@ -13,7 +13,7 @@ use crate::support::fleet::Fleet;
 use crate::support::hopfall::{self, Hopfall};
 use crate::support::nginx::Nginx;
 use crate::support::origin::{Origin, Reply};
-use crate::support::process::Process;
+use crate::support::process::{Process, is_running};
 use crate::support::service_manager::ServiceManager;
 use crate::support::wait::{PATIENCE, wait_until};
 
@@ -39,12 +39,6 @@ impl Drop for Heirs {
             let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).stderr(Stdio::null()).status();
         }
     }
-}
-
-fn is_running(pid: u32) -> bool {
-    let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // Its parent may be gone and nobody may have asked for its end.
-    !state.is_empty() && !state.contains(") Z ")
 }
 
 /// Asks again and again until `stop`, on new connections or on ones that last as long as they are let. Gives how many.

@@ -34,6 +34,13 @@ pub fn run(command: &mut Command, timeout: Duration) -> Ran {
     Ran { code, stdout: process.stdout(), stderr: process.stderr() }
 }
 
+/// Whether a process that no test started itself is there and has not ended.
+pub fn is_running(pid: u32) -> bool {
+    let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Its parent may be gone and nobody may have asked for its end.
+    !state.is_empty() && !state.contains(") Z ")
+}
+
 impl Process {
     #[track_caller]
     pub fn spawn(command: &mut Command) -> Process {
