@@ -16,7 +16,7 @@ use log::{error, info};
 use super::handover::{self, State, VARIABLE, Word};
 use super::{Server, Told, notify};
 use crate::admin::Refused;
-use crate::chain::unix_now;
+use crate::chain::{Chain, unix_now};
 
 /// Where this program was when it was started: what is there now is the next one.
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
@@ -29,7 +29,7 @@ pub fn remember_program() {
 }
 
 impl Server {
-    /// Starts the program anew and hands over to it. True: it serves, and this process is to leave.
+    /// Starts the program anew and hands over to it. When it serves, this process is to leave.
     ///
     /// # Errors
     /// When the new process does not come to serve. This one goes on.
@@ -50,6 +50,7 @@ impl Server {
         command.args(std::env::args_os().skip(1)).env(VARIABLE, "1").stdin(Stdio::from(OwnedFd::from(there)));
         // The service manager's watchdog follows the main process, whichever that is.
         command.env_remove("WATCHDOG_PID");
+        let sockets = self.sockets().context("a socket cannot be handed over").map_err(not_now)?;
         let mut child =
             command.spawn().with_context(|| format!("{} cannot be started", program.display())).map_err(not_now)?;
         // Else it would hold this process's copy of the other end.
@@ -57,24 +58,8 @@ impl Server {
         let pid = child.id();
 
         let chain = self.running.load_full();
-        let location = chain.snapshot.location.as_ref();
-        let location =
-            location.map(|map| map.save(&chain.snapshot.config.target_names(), unix_now())).unwrap_or_default();
-        let sockets = self.sockets().context("a socket cannot be handed over").map_err(not_now)?;
-        let identity = &chain.snapshot.identity;
-        let state = State {
-            sockets: sockets.iter().map(|(name, address, _)| (name.clone(), *address)).collect(),
-            name: identity.name().to_owned(),
-            key: identity.key().to_vec(),
-            modes: chain.snapshot.modes_said(),
-            spent: chain
-                .stores
-                .values()
-                .map(|store| (store.s3.config.name.clone(), store.s3.spent_today_exactly()))
-                .collect(),
-            location: location.len() as u64,
-        };
         let heard = tokio::task::spawn_blocking(move || {
+            let (state, location) = state(&chain, &sockets);
             let fds: Vec<BorrowedFd<'_>> = sockets.iter().map(|(_, _, socket)| socket.as_fd()).collect();
             handover::send(&here, &state, &fds, &location)?;
             handover::hear(&here)
@@ -130,6 +115,23 @@ impl Server {
         }
         Ok(sockets)
     }
+}
+
+/// What is handed over besides the sockets, and the location map.
+fn state(chain: &Chain, sockets: &[(String, SocketAddr, OwnedFd)]) -> (State, Vec<u8>) {
+    let snapshot = &chain.snapshot;
+    let map = snapshot.location.as_ref();
+    let location = map.map(|map| map.save(&snapshot.config.target_names(), unix_now())).unwrap_or_default();
+    let spent = chain.stores.values().map(|store| (store.s3.config.name.clone(), store.s3.spent_today_exactly()));
+    let state = State {
+        sockets: sockets.iter().map(|(name, address, _)| (name.clone(), *address)).collect(),
+        name: snapshot.identity.name().to_owned(),
+        key: snapshot.identity.key().to_vec(),
+        modes: snapshot.modes_said(),
+        spent: spent.collect(),
+        location: location.len() as u64,
+    };
+    (state, location)
 }
 
 /// What is enough for what takes no time.
