@@ -189,10 +189,7 @@ impl Chain {
         if listener.redirect_to_https.is_some() {
             return Err(AtOnce { status: 308, why: "the listener sends its clients to https".to_owned() });
         }
-        let found = match &listener.serves {
-            Serves::Routes(table) => table.find(Some(case.host.as_bytes()), target),
-            Serves::Pool(_) => None,
-        };
+        let found = listener.serves.route(Some(case.host.as_bytes()), target);
         let route = found.and_then(|route| self.snapshot.config.routes.get(route));
         route.ok_or_else(|| AtOnce {
             status: Refusal::UNROUTED.status,

@@ -127,6 +127,16 @@ pub enum Serves {
     Pool(usize),
 }
 
+impl Serves {
+    /// The route of a request for `target` at `host`, as its index; `None` when there is none for it.
+    pub fn route(&self, host: Option<&[u8]>, target: &[u8]) -> Option<usize> {
+        match self {
+            Serves::Routes(table) => table.find(host, target),
+            Serves::Pool(_) => None,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tls {
     /// The first of them, or else of the folder, is the default.

@@ -69,7 +69,7 @@ impl Front {
             return self.refuse(session, context, Refusal::LOOP).await;
         }
         let host = super::host(session.req_header());
-        match site.routes.find(host.as_ref().map(HeaderValue::as_bytes), &context.target) {
+        match site.listener.serves.route(host.as_ref().map(HeaderValue::as_bytes), &context.target) {
             Some(route) => context.route = route,
             None => return self.refuse(session, context, Refusal::UNROUTED).await,
         }

@@ -34,7 +34,6 @@ use crate::fallback::{Failure, Outcome, Refusal};
 use crate::framing::Body;
 use crate::headers::{self, Client, PROXY_STATUS};
 use crate::origin::{check_head, connect_failure};
-use crate::routing;
 use crate::snapshot::Caller;
 use crate::trace_context::{TRACEPARENT, TRACESTATE, Trace};
 use crate::trip::Trip;
@@ -50,8 +49,8 @@ pub struct Front {
 pub struct Site {
     pub chain: Arc<Chain>,
     pub access_log: Arc<AccessLog>,
+    /// Of the chain's own config.
     pub listener: Listener,
-    routes: routing::Table,
     /// The value of `Strict-Transport-Security`, if it is to be said.
     hsts: Option<HeaderValue>,
     /// Which requests are taken; `None`: all.
@@ -75,24 +74,18 @@ pub struct Context {
 }
 
 impl Site {
-    /// `routes` are of the chain's own config. `before` is what this one is swapped in for.
-    pub fn new(
-        chain: Arc<Chain>,
-        access_log: Arc<AccessLog>,
-        listener: Listener,
-        routes: routing::Table,
-        before: Option<&Site>,
-    ) -> Self {
+    /// `listener` is of the chain's own config. `before` is what this one is swapped in for.
+    pub fn new(chain: Arc<Chain>, access_log: Arc<AccessLog>, listener: Listener, before: Option<&Site>) -> Self {
         let hsts = listener.tls.as_ref().and_then(|tls| tls.hsts).map(|hsts| format!("max-age={}", hsts.as_secs()));
         let hsts = hsts.and_then(|hsts| HeaderValue::from_str(&hsts).ok());
         let before = before.and_then(|before| before.admission.as_ref());
         let admission = Admission::of_requests(&listener, &chain.snapshot, &chain.metrics, before);
-        Site { chain, access_log, listener, routes, hsts, admission }
+        Site { chain, access_log, listener, hsts, admission }
     }
 
     /// A route of the config, by its index there.
     fn route(&self, index: usize) -> &Route {
-        // invariant: `routes` are of the same config
+        // invariant: the listener is of the same config
         &self.chain.snapshot.config.routes[index]
     }
 

@@ -9,6 +9,7 @@ use anyhow::Context;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use log::info;
 use pingora::apps::HttpServerOptions;
+use pingora::listeners::tls::Acceptor;
 use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
 use tokio::net::TcpListener;
@@ -102,9 +103,13 @@ impl Ending {
 pub struct Prepared {
     listener: Listener,
     /// `None`: one that runs has it.
-    socket: Option<TcpListener>,
+    socket: Option<(TcpListener, SocketAddr)>,
     /// Read anew. `None`: there are none, or they are as they were.
     certificates: Option<Arc<Certificates>>,
+    /// The listener that runs carries its connections as this one would.
+    same_edge: bool,
+    /// For a new edge.
+    acceptor: Option<Acceptor>,
 }
 
 impl Listeners {
@@ -133,14 +138,18 @@ impl Listeners {
     ///
     /// # Errors
     /// When an address is taken, or a certificate is unusable.
-    pub async fn prepare(&self, config: &Config, handed: &mut Vec<Socket>) -> anyhow::Result<Vec<Prepared>> {
+    pub fn prepare(&self, config: &Config, handed: &mut Vec<Socket>) -> anyhow::Result<Vec<Prepared>> {
         let mut prepared = Vec::new();
         for listener in &config.listeners {
             let known = self.running.iter().find(|running| is_same_place(place(&running.config), place(listener)));
             let name = || format!("listener `{}`", listener.name);
             let socket = match known {
                 Some(_) => None,
-                None => Some(listen(&listener.name, listener.address, handed).with_context(name)?),
+                None => {
+                    let socket = listen(&listener.name, listener.address, handed).with_context(name)?;
+                    let address = socket.local_addr().with_context(name)?;
+                    Some((socket, address))
+                }
             };
             let wanted = listener.tls.as_ref().filter(|_| listener.protocol == Protocol::Https);
             let has = |tls: &Tls| known.is_some_and(|known| known.certificates.is_some() && known.has_files_of(tls));
@@ -150,37 +159,47 @@ impl Listeners {
                 }
                 _ => None,
             };
-            prepared.push(Prepared { listener: listener.clone(), socket, certificates });
+            let same_edge = certificates.is_none() && known.is_some_and(|known| has_same_edge(&known.config, listener));
+            let had = || Some(known?.certificates.as_ref()?.certificates.clone());
+            let acceptor = match (wanted, certificates.clone().or_else(had)) {
+                (Some(tls), Some(from)) if !same_edge => {
+                    Some(tls::acceptor(from, tls.profile, listener.http2).with_context(name)?)
+                }
+                _ => None,
+            };
+            prepared.push(Prepared { listener: listener.clone(), socket, certificates, same_edge, acceptor });
         }
         Ok(prepared)
     }
 
     /// Serves by `chain` from here on. Listeners that are not in its config accept no more; their requests under way may
     /// end within `patience`.
-    ///
-    /// # Errors
-    /// When the library takes no TLS; at start only.
     pub fn serve(
         &mut self,
         prepared: Vec<Prepared>,
         chain: &Arc<Chain>,
         access_log: &Arc<AccessLog>,
         patience: Duration,
-    ) -> anyhow::Result<()> {
+    ) {
         let mut before = std::mem::take(&mut self.running);
-        for Prepared { listener, socket, certificates } in prepared {
+        for Prepared { listener, socket, certificates, same_edge, acceptor } in prepared {
             let known = before.iter().position(|running| is_same_place(place(&running.config), place(&listener)));
             let known = known.map(|place| before.remove(place));
-            let certificates = match certificates {
-                Some(certificates) => {
-                    let task = self.tasks.spawn(certificates.clone().keep_fresh());
-                    Some(KeptFresh { certificates, task })
-                }
-                None => None,
-            };
+            let certificates = certificates.map(|certificates| {
+                let task = self.tasks.spawn(certificates.clone().keep_fresh());
+                KeptFresh { certificates, task }
+            });
             let running = match (known, socket) {
-                (Some(running), _) => self.change(running, listener, certificates, chain, access_log)?,
-                (None, Some(socket)) => self.start(listener, socket, certificates, chain, access_log)?,
+                (Some(running), _) => {
+                    let running = self.change(running, listener, certificates, chain, access_log);
+                    if !same_edge {
+                        let made = self.edge(&running.config, &running.site, &running.admission, acceptor);
+                        let before = running.edge.send_replace(Arc::new(made));
+                        self.retired.push(Arc::downgrade(&before));
+                    }
+                    running
+                }
+                (None, Some(socket)) => self.start(listener, socket, certificates, acceptor, chain, access_log),
                 // invariant: `prepare` has bound what nobody had
                 (None, None) => continue,
             };
@@ -199,29 +218,28 @@ impl Listeners {
         }
         self.retired.retain(|edge| edge.strong_count() > 0);
         self.ending.retain(|ends| !*ends.stopping.borrow());
-        Ok(())
     }
 
     fn start(
         &mut self,
         listener: Listener,
-        socket: TcpListener,
+        (socket, address): (TcpListener, SocketAddr),
         certificates: Option<KeptFresh>,
+        acceptor: Option<Acceptor>,
         chain: &Arc<Chain>,
         access_log: &Arc<AccessLog>,
-    ) -> anyhow::Result<Running> {
-        let address = socket.local_addr()?;
+    ) -> Running {
         info!("{} listens on {address}", listener.name);
         let site = Site::new(&listener, chain, access_log);
         let admission = Arc::new(ArcSwapOption::empty());
         self.admit(&admission, &listener, chain);
-        let made = self.edge(&listener, &site, &admission, certificates.as_ref())?;
+        let made = self.edge(&listener, &site, &admission, acceptor);
         let (edge, edges) = watch::channel(Arc::new(made));
         let ends = Ending::new();
         let socket = Arc::new(socket);
         let weak = Arc::downgrade(&socket);
         self.tasks.spawn(edge::accept(socket, edges, ends.ends()));
-        Ok(Running { config: listener, address, socket: weak, site, admission, edge, certificates, ends })
+        Running { config: listener, address, socket: weak, site, admission, edge, certificates, ends }
     }
 
     /// Takes connections from here on as the listener's throttle says.
@@ -231,24 +249,19 @@ impl Listeners {
         admission.store(now.map(Arc::new));
     }
 
+    /// The listener that runs, with another config. Its edge is as it was.
     fn change(
-        &mut self,
+        &self,
         running: Running,
         listener: Listener,
         certificates: Option<KeptFresh>,
         chain: &Arc<Chain>,
         access_log: &Arc<AccessLog>,
-    ) -> anyhow::Result<Running> {
-        let Running { config, address, socket, site, admission, edge, certificates: had, ends } = running;
-        self.admit(&admission, &listener, chain);
-        let site = site.changed(&listener, chain, access_log);
-        let same = certificates.is_none() && has_same_edge(&config, &listener);
-        let certificates = certificates.or(had.filter(|_| listener.protocol == Protocol::Https));
-        if !same {
-            let made = Arc::new(self.edge(&listener, &site, &admission, certificates.as_ref())?);
-            self.retired.push(Arc::downgrade(&edge.send_replace(made)));
-        }
-        Ok(Running { config: listener, address, socket, site, admission, edge, certificates, ends })
+    ) -> Running {
+        self.admit(&running.admission, &listener, chain);
+        let site = running.site.changed(&listener, chain, access_log);
+        let certificates = certificates.or(running.certificates.filter(|_| listener.protocol == Protocol::Https));
+        Running { config: listener, site, certificates, ..running }
     }
 
     fn edge(
@@ -256,8 +269,8 @@ impl Listeners {
         listener: &Listener,
         site: &Site,
         admission: &Arc<ArcSwapOption<Admission>>,
-        certificates: Option<&KeptFresh>,
-    ) -> anyhow::Result<Edge> {
+        acceptor: Option<Acceptor>,
+    ) -> Edge {
         let (name, places) = (listener.name.as_str(), listener.max_connections);
         let edge = match site {
             Site::Http(site) => {
@@ -267,14 +280,8 @@ impl Listeners {
                     stall_timeout: listener.stall_timeout,
                     head_bytes: listener.head.head_bytes + HEAD_SLACK,
                 };
-                let tls = match (certificates, &listener.tls) {
-                    (Some(kept), Some(tls)) => {
-                        Some(tls::acceptor(kept.certificates.clone(), tls.profile, listener.http2)?)
-                    }
-                    _ => None,
-                };
                 let proxy = http_app(Front::new(site.clone()), listener);
-                Edge::new(name, Http::new(name, proxy, tls, limits, &self.metrics), places, &self.metrics)
+                Edge::new(name, Http::new(name, proxy, acceptor, limits, &self.metrics), places, &self.metrics)
             }
             Site::Tcp(site) => {
                 let tcp = Tcp::new(name, site.clone(), self.pipes.clone(), self.metrics.clone());
@@ -282,7 +289,7 @@ impl Listeners {
             }
         };
         let edge = edge.behind(listener.proxies.clone(), listener.header_timeout).admitting(admission.clone());
-        Ok(edge.telling(self.clients))
+        edge.telling(self.clients)
     }
 
     /// A handle of each socket that accepts, with the listener's name and its address in the config.
@@ -358,11 +365,7 @@ fn of_http(
     access_log: &Arc<AccessLog>,
     before: Option<&proxy::Site>,
 ) -> proxy::Site {
-    let routes = match &listener.serves {
-        Serves::Routes(routes) => routes.clone(),
-        Serves::Pool(_) => Default::default(),
-    };
-    proxy::Site::new(chain.clone(), access_log.clone(), listener.clone(), routes, before)
+    proxy::Site::new(chain.clone(), access_log.clone(), listener.clone(), before)
 }
 
 fn of_tcp(listener: &Listener, chain: &Arc<Chain>) -> tcp::Site {

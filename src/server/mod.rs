@@ -164,7 +164,7 @@ impl Server {
         let access_log = Arc::new(AccessLog::open(&config.log, metrics.log_dropped.clone())?);
         let mut acme = Acme::new(&metrics);
         let mut listeners = Listeners::new(config.log.clients, acme.issued().clone(), metrics.clone());
-        let prepared = listeners.prepare(&config, handed).await?;
+        let prepared = listeners.prepare(&config, handed)?;
         let admin = match config.admin.as_ref().map(|admin| admin.address) {
             Some(address) => Some((address, listen("", address, handed).context("the admin listener")?)),
             None => None,
@@ -177,7 +177,7 @@ impl Server {
         if let Some(state) = state {
             take_over(&chain, state);
         }
-        listeners.serve(prepared, &chain, &access_log, patience)?;
+        listeners.serve(prepared, &chain, &access_log, patience);
         let probes = probe::start(&chain);
         let (order, orders) = mpsc::channel(ORDERS);
         let mut server = Server {

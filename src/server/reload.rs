@@ -61,7 +61,7 @@ impl Server {
         let kept = keep_what_must_stay(was, &mut config);
         let not_now = |error: anyhow::Error| Refused::NotNow(format!("{error:#}"));
 
-        let prepared = self.listeners.prepare(&config, &mut Vec::new()).await.map_err(not_now)?;
+        let prepared = self.listeners.prepare(&config, &mut Vec::new()).map_err(not_now)?;
         let wanted = config.admin.as_ref().map(|admin| admin.address);
         let admin = match wanted.filter(|wanted| Some(*wanted) != self.admin.as_ref().map(|own| own.wanted)) {
             Some(address) => {
@@ -77,7 +77,6 @@ impl Server {
         let traces = traces(&config, &self.metrics, Some(&before)).map_err(not_now)?;
         let level = (config.log.level != was.log.level).then(|| config.log.level.filter());
 
-        // From here on nothing fails but what would have failed at the start.
         let patience = was.shutdown_timeout;
         let metrics = self.metrics.clone();
         // Carrying a large location map over takes its time.
@@ -86,8 +85,9 @@ impl Server {
             move || chain(config, before.snapshot.identity.clone(), &metrics, Some(&before), &[], traces)
         });
         let made = Arc::new(made.await.map_err(|error| Refused::NotNow(error.to_string()))?);
+        // From here on nothing fails.
         self.acme.follow(&made.snapshot.config);
-        self.listeners.serve(prepared, &made, &access_log, patience).map_err(not_now)?;
+        self.listeners.serve(prepared, &made, &access_log, patience);
         made.snapshot.follow(&before.snapshot, &self.metrics);
         self.probes = probe::start(&made);
         if admin.is_some() || made.snapshot.config.admin.is_none() {
