@@ -168,13 +168,15 @@ class HopfallWithDisk(HopfallWithMap):
 
 class Nginx(Proxy):
     NAME = "nginx"
-    CONFIG = """\
+    HEAD = """\
 daemon off;
 {user}
 worker_processes 1;
 pid {dir}/pid;
 error_log stderr crit;
 events {{ worker_connections {connections}; }}
+"""
+    CONFIG = HEAD + """\
 http {{
     access_log {access};
     log_not_found off;
@@ -222,14 +224,7 @@ http {{
 }}
 """
 
-    TCP = """\
-load_module /usr/lib/nginx/modules/ngx_stream_module.so;
-daemon off;
-{user}
-worker_processes 1;
-pid {dir}/pid;
-error_log stderr crit;
-events {{ worker_connections {connections}; }}
+    TCP = "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n" + HEAD + """\
 stream {{
     access_log off;
     upstream even {{
