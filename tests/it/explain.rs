@@ -1,5 +1,6 @@
 //! `hopfall explain`: what it foretells is what the next request does, and nothing has changed by asking.
 
+use regex::Regex;
 use serde_json::Value;
 
 use crate::support::bucket::Bucket;
@@ -19,6 +20,11 @@ fn explain(hopfall: &Hopfall, arguments: &[&str]) -> Value {
 fn hops(told: &Value) -> Vec<String> {
     let hops = told["hops"].as_array().unwrap();
     hops.iter().map(|hop| hop["target"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The hops, without how long ago it was that something was learned.
+fn but_for_the_clock(told: &Value) -> String {
+    Regex::new(r"\d+s ago").unwrap().replace_all(&told["hops"].to_string(), "some time ago").into_owned()
 }
 
 fn text(hopfall: &Hopfall, arguments: &[&str]) -> Ran {
@@ -48,7 +54,8 @@ fn it_foretells_the_hops_of_the_next_request() {
             let path = if i % 2 == 0 { format!("/absent-{i}") } else { format!("/held-{}", i / 2 % 2) };
             let arguments = [path.as_str(), "--host", "files.test", "--client", "127.0.0.1"];
             let told = explain(&hopfall, &arguments);
-            assert_eq!(explain(&hopfall, &arguments)["hops"], told["hops"], "asking twice has changed something");
+            let again = explain(&hopfall, &arguments);
+            assert_eq!(but_for_the_clock(&again), but_for_the_clock(&told), "asking twice has changed something");
             assert_eq!(told["if_all_lack_it"], 404);
             let status = hopfall.get(&path).status;
             assert_eq!(status, if i % 2 == 0 { 404 } else { 200 });
