@@ -1,9 +1,10 @@
 //! What is on the disk, what it takes, and what has to go: the index and the accounts, without any I/O.
 //!
-//! Four sums make up what the objects take of the disk, and their total stays within the budget:
-//! **kept** objects; **pending** ones, whose whole cost is taken before their first byte is written; and **gone** ones,
-//! which are out of the index and whose bytes are not back yet, because the file is still to be removed, could not be,
-//! or is held open by a reader.
+//! Three sums make up what the objects take of the disk: **kept** objects; **pending** ones, whose whole cost is taken
+//! before their first byte is written; and **gone** ones, which are out of the index and whose bytes are not back yet,
+//! because the file is still to be removed, could not be, or is held open by a reader. Nothing is added that would
+//! take their total above the budget. Only what is found at start can be above it, until it is removed and its
+//! readers have ended.
 //!
 //! The policy is `quick_cache`'s, a Clock-PRO like S3-FIFO: what is asked for once passes through a small cold part
 //! and leaves the hot part alone. docs/decisions has the measurement. A pending object is pinned, so that its place
