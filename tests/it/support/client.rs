@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// How long a read may wait. Nothing in a test may hang.
@@ -72,6 +73,26 @@ pub fn head(addr: impl ToSocketAddrs, target: &str) -> Response {
     Client::connect(addr).request("HEAD", target, &[("Connection", "close")]).response()
 }
 
+/// Asks for a path whose body is known, again and again until `stop`, on new connections or on ones that last as long as
+/// they are let. Counts what it was served; panics at the first request that fails.
+pub fn ask(
+    addr: SocketAddr,
+    (target, body): (&str, &str),
+    each_on_its_own: bool,
+    stop: &AtomicBool,
+    served: &AtomicUsize,
+) {
+    let mut client = Client::connect(addr);
+    while !stop.load(Ordering::Relaxed) {
+        let answer = client.request("GET", target, &[]).response();
+        assert_eq!((answer.status, answer.text().as_str(), answer.complete), (200, body, true));
+        served.fetch_add(1, Ordering::Relaxed);
+        if each_on_its_own || answer.header("connection") == Some("close") {
+            client = Client::connect(addr);
+        }
+    }
+}
+
 impl Client {
     #[track_caller]
     pub fn connect(addr: impl ToSocketAddrs) -> Client {
@@ -89,6 +110,12 @@ impl Client {
     /// Changes how long a read may wait.
     pub fn timeout(&mut self, timeout: Duration) -> &mut Client {
         self.stream.set_read_timeout(Some(timeout)).unwrap();
+        self
+    }
+
+    /// Lets at most about so many bytes wait on this side to be read; what is more waits at the sender.
+    pub fn hold_at_most(&mut self, bytes: usize) -> &mut Client {
+        socket2::SockRef::from(&self.stream).set_recv_buffer_size(bytes).unwrap();
         self
     }
 
