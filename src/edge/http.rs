@@ -2,6 +2,7 @@
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use log::debug;
@@ -34,13 +35,12 @@ impl<A: HttpServerApp + Send + Sync + 'static> Http<A> {
     /// Pingora's own loop over a connection's requests, but that it is told of a request only when it has begun: while
     /// it waits for one it holds all that it needs to serve one, some 30 KiB. So an idle connection holds only itself.
     async fn serve(&self, mut connection: Box<Connection>, alpn: Option<ALPN>, ends: &Ends) {
-        let mut stop = ends.stopping.clone();
         let may_be_http2 = alpn.is_none() && self.app.server_options().is_some_and(|options| options.h2c);
         let is_http2 = match may_be_http2 && self.tls.is_none() {
             true => tokio::select! {
                 biased;
                 is_http2 = connection.is_http2() => is_http2,
-                _ = stop.wait_for(|stop| *stop) => return,
+                () = sent_away(ends, Phase::First) => return,
             },
             false => Ok(alpn == Some(ALPN::H2)),
         };
@@ -55,11 +55,12 @@ impl<A: HttpServerApp + Send + Sync + 'static> Http<A> {
         }
         let mut settings: Option<HttpPersistentSettings> = None;
         loop {
+            let phase = if settings.is_some() { Phase::Idle } else { Phase::First };
             // What has begun is served, whatever the hour.
             let begins = tokio::select! {
                 biased;
                 begins = connection.begins() => begins,
-                _ = stop.wait_for(|stop| *stop) => false,
+                () = sent_away(ends, phase) => false,
             };
             if !begins {
                 return;
@@ -85,6 +86,18 @@ impl<A: HttpServerApp + Send + Sync + 'static> Http<A> {
         }
     }
 }
+
+/// Waits until a client that only waits is to be sent away. One that has come a moment ago has its first request on the way,
+/// most likely, and nobody has told it that it may be lost.
+async fn sent_away(ends: &Ends, phase: Phase) {
+    let mut stopping = ends.stopping.clone();
+    if stopping.wait_for(|stopping| *stopping).await.is_ok() && phase == Phase::First {
+        tokio::time::sleep(FIRST_REQUEST).await;
+    }
+}
+
+/// For a first request, once the listener is stopping.
+const FIRST_REQUEST: Duration = Duration::from_secs(2);
 
 #[async_trait]
 impl<A: HttpServerApp + Send + Sync + 'static> Carry for Http<A> {

@@ -169,15 +169,31 @@ fn the_metrics_of_the_contract_are_there() {
 }
 
 #[test]
+fn who_has_just_come_is_still_served_after_sigterm() {
+    let node = Origin::always(Reply::ok("meow"));
+    let mut hopfall = Fleet::new().node("node", node.addr()).start();
+    let mut client = hopfall.connect();
+    wait_until("it is accepted", PATIENCE, || {
+        hopfall.metrics().value("hopfall_client_connections", &[("listener", "web")]) == 1.0
+    });
+    hopfall.signal("TERM");
+    hopfall.wait_for_log("draining");
+    let answer = client.request("GET", "/x", &[]).response();
+    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+    assert_eq!(hopfall.wait_exit(PATIENCE), Some(0));
+}
+
+#[test]
 fn sigterm_drains_and_sigint_stops() {
     let slow = Origin::always(Reply::ok("meow").delay(Duration::from_millis(700)));
     let mut hopfall = Fleet::new().node("slow", slow.addr()).start();
     let web = hopfall.web();
     let admin = hopfall.admin();
     let mut idle = hopfall.connect();
+    idle.request("GET", "/y", &[]).response();
     let mut busy = hopfall.connect();
     busy.request("GET", "/x", &[]);
-    wait_until("it is under way", PATIENCE, || slow.requests().len() == 1);
+    wait_until("it is under way", PATIENCE, || slow.requests().len() == 2);
     hopfall.signal("TERM");
     wait_until("it is not ready", PATIENCE, || get(admin, "/readyz").status == 503);
     assert_eq!(get(admin, "/healthz").status, 200);
@@ -185,7 +201,7 @@ fn sigterm_drains_and_sigint_stops() {
     wait_until("it accepts no more", PATIENCE, || Client::try_connect(web).is_err());
     assert_eq!(busy.response().text(), "meow", "a request under way is answered");
     assert_eq!(hopfall.wait_exit(PATIENCE), Some(0));
-    assert_eq!(hopfall.access_log().len(), 1, "the log is written to its end");
+    assert_eq!(hopfall.access_log().len(), 2, "the log is written to its end");
 
     let hang = Origin::always(Reply::hang());
     let mut hopfall = Fleet::new().node("hang", hang.addr()).pool("header_timeout: 20s").start();
