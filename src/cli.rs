@@ -383,7 +383,8 @@ fn refuse(problems: &Problems) -> ExitCode {
 
 fn run(path: &Path, watch: bool) -> ExitCode {
     let handed = match Handed::receive() {
-        Ok(handed) => handed,
+        Ok(Some(handed)) => handed,
+        Ok(None) => return ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("hopfall: {error:#}");
             return ExitCode::FAILURE;

@@ -19,8 +19,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-/// In the environment of a process that is handed something on its standard input.
-pub const VARIABLE: &str = "HOPFALL_HANDOVER";
+use super::successor::{RECEIVE, VARIABLE};
 
 /// What is handed over besides sockets.
 #[derive(Serialize, Deserialize)]
@@ -111,11 +110,11 @@ pub fn send(mut to: &UnixStream, state: &State, sockets: &[BorrowedFd<'_>], loca
 /// # Errors
 /// When the environment says that there is something, and it is not.
 pub fn receive() -> anyhow::Result<Option<Received>> {
-    if std::env::var_os(VARIABLE).is_none() {
+    if std::env::var_os(VARIABLE).is_none_or(|value| value != RECEIVE) {
         return Ok(None);
     }
     let from = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    receive_from(from).with_context(|| format!("{VARIABLE} is set, and nothing is handed over")).map(Some)
+    receive_from(from).with_context(|| format!("{VARIABLE} is {RECEIVE}, and nothing is handed over")).map(Some)
 }
 
 fn receive_from(mut from: UnixStream) -> anyhow::Result<Received> {

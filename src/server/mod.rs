@@ -5,6 +5,7 @@ mod handover;
 mod listeners;
 mod notify;
 mod reload;
+mod successor;
 mod upgrade;
 mod watch;
 
@@ -86,18 +87,22 @@ pub struct Handed {
 }
 
 impl Handed {
-    /// To be called before any thread is started.
+    /// To be called before any thread is started. `None`: this process has only started another, and is to end.
     ///
     /// # Errors
     /// When something is announced and does not come.
-    pub fn receive() -> anyhow::Result<Handed> {
-        upgrade::remember_program();
-        match handover::receive()? {
-            Some(Received { state, sockets, location, reply }) => {
-                Ok(Handed { sockets, state: Some(state), location, reply: Some(reply) })
-            }
-            None => Ok(Handed { sockets: activation::sockets()?, ..Handed::default() }),
+    pub fn receive() -> anyhow::Result<Option<Handed>> {
+        if successor::go_between()? {
+            return Ok(None);
         }
+        upgrade::remember_program();
+        let handed = match handover::receive()? {
+            Some(Received { state, sockets, location, reply }) => {
+                Handed { sockets, state: Some(state), location, reply: Some(reply) }
+            }
+            None => Handed { sockets: activation::sockets()?, ..Handed::default() },
+        };
+        Ok(Some(handed))
     }
 
     /// Tells the process before this one why it has to go on.
@@ -136,11 +141,14 @@ impl Server {
                 for unused in sockets {
                     warn!("the socket of {} was handed over, and no listener of the config is for it", unused.address);
                 }
-                if let Some(reply) = reply {
-                    reply.say(&Word::Serves);
-                    handover::close_stdin();
+                match reply {
+                    Some(reply) => {
+                        reply.say(&Word::Serves);
+                        handover::close_stdin();
+                    }
+                    // Else the service is ready already, and this process is not yet the one that may speak for it.
+                    None => notify::ready(),
                 }
-                notify::ready();
                 notify::keep_alive(&mut server.watching);
                 Ok(server)
             }

@@ -25,17 +25,18 @@ pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
-/// Another process has taken over.
+/// Another process has taken over. It is heard from now on, and has the watchdog's whole time for its first sign of life.
 pub fn main_is(pid: u32) {
-    tell(&[NotifyState::MainPid(pid)]);
+    tell(&[NotifyState::MainPid(pid), NotifyState::Watchdog]);
 }
 
-/// Says at half of the time that the service manager allows that this process is alive: by a task, so that a runtime which
+/// Says each half of the time that the service manager allows that this process is alive: by a task, so that a runtime which
 /// is stuck says nothing.
 pub fn keep_alive(tasks: &mut JoinSet<()>) {
     let Some(allowed) = sd_notify::watchdog_enabled().filter(|allowed| !allowed.is_zero()) else { return };
     tasks.spawn(async move {
-        let mut beat = tokio::time::interval((allowed / 2).max(Duration::from_millis(1)));
+        let half = (allowed / 2).max(Duration::from_millis(1));
+        let mut beat = tokio::time::interval_at(tokio::time::Instant::now() + half, half);
         loop {
             beat.tick().await;
             tell(&[NotifyState::Watchdog]);

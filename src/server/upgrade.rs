@@ -4,16 +4,15 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::Context;
 use log::{error, info};
 
-use super::handover::{self, State, VARIABLE, Word};
+use super::handover::{self, State, Word};
+use super::successor::Successor;
 use super::{Server, Told, notify};
 use crate::admin::Refused;
 use crate::chain::{Chain, unix_now};
@@ -45,38 +44,12 @@ impl Server {
     async fn try_upgrade(&mut self) -> Result<String, Refused> {
         let not_now = |error: anyhow::Error| Refused::NotNow(format!("{error:#}"));
         let program = PROGRAM.get().context("it is not known where this program is").map_err(not_now)?;
-        let (here, there) = UnixStream::pair().context("no socket pair").map_err(not_now)?;
-        let mut command = Command::new(program);
-        command.args(std::env::args_os().skip(1)).env(VARIABLE, "1").stdin(Stdio::from(OwnedFd::from(there)));
-        // The service manager's watchdog follows the main process, whichever that is.
-        command.env_remove("WATCHDOG_PID");
         let sockets = self.sockets().context("a socket cannot be handed over").map_err(not_now)?;
-        let mut child =
-            command.spawn().with_context(|| format!("{} cannot be started", program.display())).map_err(not_now)?;
-        // Else it would hold this process's copy of the other end.
-        drop(command);
-        let pid = child.id();
-
         let chain = self.running.load_full();
-        let heard = tokio::task::spawn_blocking(move || {
-            let (state, location) = state(&chain, &sockets);
-            let fds: Vec<BorrowedFd<'_>> = sockets.iter().map(|(_, _, socket)| socket.as_fd()).collect();
-            handover::send(&here, &state, &fds, &location)?;
-            handover::hear(&here)
-        });
-        let heard = heard.await.map_err(|error| Refused::NotNow(error.to_string()))?;
-        let why = match heard {
-            Ok(Word::Serves) => {
-                notify::main_is(pid);
-                return Ok(format!("process {pid} serves"));
-            }
-            Ok(Word::Failed(why)) => why,
-            Err(error) => format!("process {pid} did not come to serve: {error}"),
-        };
-        // It may hang, and must not come to serve later on.
-        let _ = child.kill();
-        let _ = tokio::task::spawn_blocking(move || child.wait()).await;
-        Err(Refused::NotNow(why))
+        let handed = tokio::task::spawn_blocking(move || hand_over(program, &chain, &sockets));
+        let pid = handed.await.context("handing over failed").and_then(|done| done).map_err(not_now)?;
+        notify::main_is(pid);
+        Ok(format!("process {pid} serves"))
     }
 
     /// The end of a process that has handed over: what is asked on its connections is answered, for as long as requests may
@@ -115,6 +88,24 @@ impl Server {
         }
         Ok(sockets)
     }
+}
+
+/// Starts the program anew and hands all over to it. Gives its number when it serves. Blocks.
+fn hand_over(program: &Path, chain: &Chain, sockets: &[(String, SocketAddr, OwnedFd)]) -> anyhow::Result<u32> {
+    let (successor, to) =
+        Successor::start(program).with_context(|| format!("{} cannot be started", program.display()))?;
+    let (state, location) = state(chain, sockets);
+    let fds: Vec<BorrowedFd<'_>> = sockets.iter().map(|(_, _, socket)| socket.as_fd()).collect();
+    let heard = handover::send(&to, &state, &fds, &location).and_then(|()| handover::hear(&to));
+    let pid = successor.pid;
+    let failed = match heard {
+        Ok(Word::Serves) => return Ok(pid),
+        Ok(Word::Failed(why)) => anyhow::Error::msg(why),
+        Err(error) => anyhow::anyhow!("process {pid} did not come to serve: {error}"),
+    };
+    // It may hang, and must not come to serve later on.
+    successor.kill();
+    Err(failed)
 }
 
 /// What is handed over besides the sockets, and the location map.

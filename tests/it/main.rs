@@ -44,6 +44,7 @@ mod seeing;
 mod simulation;
 mod status;
 mod store;
+mod systemd;
 mod tcp;
 mod throttle;
 mod tls;

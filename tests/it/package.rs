@@ -1,44 +1,21 @@
 //! The Debian package: built by cargo-deb from the tested binary, installed into a fresh Debian, run there, removed.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::sync::OnceLock;
-use std::time::Duration;
 
 use crate::support::client::{Client, get};
 use crate::support::debian::Debian;
-use crate::support::lan::{Lan, Machine};
+use crate::support::hopfall;
+use crate::support::lan::Lan;
 use crate::support::origin::{Origin, Reply};
+use crate::support::package::{BUILD_PATIENCE, CONFIG, deb};
 use crate::support::process::{Process, is_running, run};
 use crate::support::service_manager::ServiceManager;
 use crate::support::wait::{PATIENCE, wait_until};
-use crate::support::{hopfall, watchdog};
-
-/// It strips and packs a debug build of some 200 MiB.
-const BUILD_PATIENCE: Duration = Duration::from_secs(120);
-const CONFIG: &str = "/etc/hopfall/hopfall.yaml";
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// The package, built once.
-fn deb() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-
-    BUILT.get_or_init(|| {
-        let folder = tempfile::tempdir().unwrap().keep();
-        watchdog::guard_path(&folder);
-        let mut build = Command::new(root().join("packaging/build-deb"));
-        build.arg(&folder).arg(hopfall::BINARY).arg("--fast");
-        let tool = root().join("target/test-tools/venv/bin/cargo-deb");
-        build.env("CARGO_DEB", std::env::var_os("HOPFALL_TEST_CARGO_DEB").unwrap_or(tool.into()));
-        let built = run(&mut build, BUILD_PATIENCE);
-        assert_eq!(built.code, Some(0), "{}{}", built.stdout, built.stderr);
-        let mut files = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
-        files.find(|path| path.extension().is_some_and(|ending| ending == "deb")).expect("a package is there")
-    })
 }
 
 fn dpkg_deb(arguments: &[&str]) -> String {
@@ -155,19 +132,6 @@ const AS_THE_UNIT: &[&str] = &[
     "--no-new-privs",
 ];
 
-/// An origin on another machine, on which it must end too: it ends by a connection to itself.
-struct Within<'a> {
-    machine: &'a Machine,
-    origin: Option<Origin>,
-}
-
-impl Drop for Within<'_> {
-    fn drop(&mut self) {
-        let origin = self.origin.take();
-        self.machine.within(|| drop(origin));
-    }
-}
-
 #[test]
 fn a_fresh_debian_installs_runs_upgrades_and_removes_it() {
     let Some(lan) = Lan::of(&[("web", "10.0.0.1/24")]) else { return };
@@ -193,8 +157,7 @@ fn a_fresh_debian_installs_runs_upgrades_and_removes_it() {
     let unit = std::fs::read_to_string(debian.path("/lib/systemd/system/hopfall.service")).unwrap();
 
     // The config as it is shipped, on port 80.
-    let node = machine.within(|| Origin::at("127.0.0.1:8081").respond(|_| Reply::ok("meow")));
-    let node = Within { machine, origin: Some(node) };
+    let node = machine.keep(|| Origin::at("127.0.0.1:8081").respond(|_| Reply::ok("meow")));
     let manager = ServiceManager::at(&debian.path("/run/notify"));
     let [start] = &lines_of(&unit, "ExecStart")[..] else { panic!("{unit}") };
     let mut command = debian.command(&[AS_THE_UNIT, start].concat());

@@ -1,6 +1,6 @@
 //! A new process takes the old one's place, and no client notices.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::client::Client;
+use crate::support::client::{Client, ask};
 use crate::support::fleet::Fleet;
 use crate::support::hopfall::{self, Hopfall};
 use crate::support::nginx::Nginx;
@@ -41,19 +41,6 @@ impl Drop for Heirs {
     }
 }
 
-/// Asks again and again until `stop`, on new connections or on ones that last as long as they are let. Gives how many.
-fn ask(web: SocketAddr, each_on_its_own: bool, stop: &AtomicBool, served: &AtomicUsize) {
-    let mut client = Client::connect(web);
-    while !stop.load(Ordering::Relaxed) {
-        let answer = client.request("GET", "/dog.jpg", &[]).response();
-        assert_eq!((answer.status, answer.text().as_str(), answer.complete), (200, "woof", true));
-        served.fetch_add(1, Ordering::Relaxed);
-        if each_on_its_own || answer.header("connection") == Some("close") {
-            client = Client::connect(web);
-        }
-    }
-}
-
 #[test]
 fn reloads_and_upgrades_under_load_fail_no_request() {
     const REQUESTS: usize = 100_000;
@@ -67,7 +54,7 @@ fn reloads_and_upgrades_under_load_fail_no_request() {
     let clients: Vec<_> = (0..6)
         .map(|i| {
             let (stop, served) = (stop.clone(), served.clone());
-            thread::spawn(move || ask(web, i % 3 == 0, &stop, &served))
+            thread::spawn(move || ask(web, ("/dog.jpg", "woof"), i % 3 == 0, &stop, &served))
         })
         .collect();
     let patience = Duration::from_secs(120);

@@ -1,6 +1,5 @@
-//! A Debian system of its own in a folder, as debootstrap makes it: nothing is in it but what Debian calls required.
-//!
-//! No service manager runs in it: systemd wants to be the first process of a machine.
+//! A Debian system of its own in a folder, as debootstrap makes it: nothing is in it but what Debian calls required, and
+//! systemd, which runs only if a test boots it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

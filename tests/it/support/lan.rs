@@ -26,6 +26,12 @@ pub struct Machine {
     namespace: Namespace,
 }
 
+/// What was made on a machine and has to end there too: a server that is ended by a connection to itself.
+pub struct Kept<'a, T: Send> {
+    machine: &'a Machine,
+    made: Option<T>,
+}
+
 /// Removed when dropped, and by the watchdog if it is not.
 struct Namespace(String);
 
@@ -94,9 +100,29 @@ impl Machine {
         })
     }
 
+    /// Makes something on this machine, where it also ends.
+    pub fn keep<T: Send>(&self, make: impl FnOnce() -> T + Send) -> Kept<'_, T> {
+        Kept { machine: self, made: Some(self.within(make)) }
+    }
+
     /// Whether this machine has `address` now.
     pub fn has(&self, address: &str) -> bool {
         self.namespace.ip("-oneline address show dev eth0").stdout.contains(&format!(" {address}/"))
+    }
+}
+
+impl<T: Send> std::ops::Deref for Kept<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.made.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl<T: Send> Drop for Kept<'_, T> {
+    fn drop(&mut self) {
+        let made = self.made.take();
+        self.machine.within(|| drop(made));
     }
 }
 

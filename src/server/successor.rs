@@ -1,0 +1,81 @@
+//! The process that takes this one's place, and how it is started.
+//!
+//! Not as a child of this process: systemd looks after a main process only if it is a child of its own. One that is not
+//! gets SIGKILL at a stop, in the middle of its requests. So a go-between starts it and ends at once, which makes it a
+//! child of the first process, as the daemons of old did.
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// In the environment of a process that has something to do with a handover, on the socket that is its standard input.
+pub const VARIABLE: &str = "HOPFALL_HANDOVER";
+/// The values of [`VARIABLE`]: start the successor; be the successor.
+const START: &str = "start";
+pub const RECEIVE: &str = "receive";
+
+/// A process that was started and has not served yet.
+pub struct Successor {
+    pub pid: u32,
+    /// By its number alone another process could be ended, which has got it meanwhile.
+    handle: OwnedFd,
+}
+
+impl Successor {
+    /// Starts `program` with this process's arguments. Gives the end of the socket pair that is not its own. Blocks for a
+    /// moment.
+    ///
+    /// # Errors
+    /// When it cannot be started, or has ended already.
+    pub fn start(program: &Path) -> io::Result<(Successor, UnixStream)> {
+        let (mut here, there) = UnixStream::pair()?;
+        let mut command = Command::new(program);
+        command.args(std::env::args_os().skip(1)).env(VARIABLE, START).stdin(Stdio::from(OwnedFd::from(there)));
+        // The service manager's watchdog follows the main process, whichever that is.
+        command.env_remove("WATCHDOG_PID");
+        let mut between = command.spawn()?;
+        // Else it would hold this process's copy of the other end.
+        drop(command);
+        here.set_read_timeout(Some(MOMENT))?;
+        let mut pid = [0; 4];
+        let told = here.read_exact(&mut pid);
+        if told.is_err() {
+            // It hangs, or has ended; if it has started anything, that finds nobody to take over from.
+            let _ = between.kill();
+        }
+        between.wait()?;
+        told?;
+        let pid = u32::from_le_bytes(pid);
+        let number = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
+        Ok((Successor { pid, handle: pidfd_open(number, PidfdFlags::empty())? }, here))
+    }
+
+    /// Ends it at once, if it has not ended.
+    pub fn kill(&self) {
+        let _ = pidfd_send_signal(&self.handle, Signal::KILL);
+    }
+}
+
+/// Does what a go-between has to do, if this process is one. `true`: it is, and may end.
+///
+/// # Errors
+/// When the program cannot be started once more.
+pub fn go_between() -> io::Result<bool> {
+    if std::env::var_os(VARIABLE).is_none_or(|value| value != START) {
+        return Ok(false);
+    }
+    let mut command = Command::new(std::env::current_exe()?);
+    #[allow(clippy::zombie_processes)] // it outlives this process
+    let successor = command.args(std::env::args_os().skip(1)).env(VARIABLE, RECEIVE).spawn()?;
+    let mut to = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    to.write_all(&successor.id().to_le_bytes())?;
+    Ok(true)
+}
+
+/// For a process to be started and to say which it is, on a busy machine.
+const MOMENT: Duration = Duration::from_secs(20);
