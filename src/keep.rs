@@ -35,7 +35,7 @@ pub fn take_over(map: &mut Map, bytes: &[u8], targets: &[String]) {
 /// Writes the map beside its place, then over it, so that the file is whole at any moment.
 pub fn save(chain: &Chain) {
     let Some((map, path)) = file_of(chain) else { return };
-    let bytes = map.save(&chain.snapshot.config.target_names(), unix_now());
+    let bytes = map.save(&chain.snapshot.config.target_names());
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     let written = fs::write(&beside, &bytes).and_then(|()| fs::rename(&beside, path));
@@ -45,7 +45,7 @@ pub fn save(chain: &Chain) {
     }
 }
 
-/// Saves the map at its interval, for ever, and tells its size.
+/// Saves the map at its interval, for ever.
 pub async fn keep(chain: Arc<Chain>) {
     let Some(settings) = chain.snapshot.config.location.clone() else { return };
     loop {

@@ -107,7 +107,7 @@ pub struct Location {
     /// How long it is remembered who has a path and who lacks it. Default 1h, at most 24h.
     pub ttl: Option<Field<Duration>>,
     /// How long a path that every source said is absent is answered 404 without asking. A file that is put
-    /// there meanwhile is not seen for that long. Default 30s; 0s turns it off.
+    /// there meanwhile is not seen for that long. In whole seconds. Default 30s; 0s turns it off.
     pub absent_ttl: Option<Field<Duration>>,
     /// Percentage of paths that ignore what is remembered, so that the gain can be measured. Default 1.
     pub control: Option<Field<u32>>,

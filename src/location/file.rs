@@ -11,7 +11,7 @@ use siphasher::sip::SipHasher13;
 use super::{Map, Mark, Marks, TARGETS, UnixTime};
 use crate::hop::TargetId;
 
-const MAGIC: &[u8; 8] = b"hopfall1";
+const MAGIC: &[u8; 8] = b"hopfall2";
 
 /// Why bytes are no location map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,10 +24,10 @@ pub enum Unreadable {
 
 impl Map {
     /// The map as bytes. `targets` are the names by which a later process may know them again.
-    pub fn save(&self, targets: &[String], now: UnixTime) -> Vec<u8> {
+    pub fn save(&self, targets: &[String]) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(64 + 16 * self.len());
         bytes.extend_from_slice(MAGIC);
-        for number in [self.key.0, self.key.1, now, targets.len() as u64] {
+        for number in [self.key.0, self.key.1, targets.len() as u64] {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
         for name in targets {
@@ -43,7 +43,7 @@ impl Map {
         bytes
     }
 
-    /// Takes the entries of saved bytes in, and their key. Gives how many there were.
+    /// Takes in the entries of saved bytes that are not too old, and their key. Gives how many there were.
     ///
     /// # Errors
     /// [`Unreadable`], and the map is as it was.
@@ -54,7 +54,6 @@ impl Map {
             return Err(Unreadable::Torn);
         }
         let key = (number(&mut rest)?, number(&mut rest)?);
-        let saved = number(&mut rest)?;
         let count = number(&mut rest)?;
         let mut names = Vec::new();
         for _ in 0..count {
@@ -65,12 +64,14 @@ impl Map {
         }
         self.clear();
         self.key = key;
-        let too_old = now.saturating_sub(saved) > super::MOST_TTL;
         let same = names == targets;
         let moved = moves(&names, targets);
         let mut restored = 0;
-        while !rest.is_empty() && !too_old {
+        while !rest.is_empty() {
             let (hash, value) = (number(&mut rest)?, number(&mut rest)?);
+            if super::age(value, now) > self.ttl {
+                continue;
+            }
             let value = if same { value } else { translated(value, &moved) };
             self.put(hash, value, now, None);
             restored += 1;
@@ -133,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_map_outlives_its_process() {
-        let bytes = learned().save(&names(&["a", "b"]), T0);
+        let bytes = learned().save(&names(&["a", "b"]));
         let mut map = Map::new(100, 3600, 30, 0, (3, 4));
         assert_eq!(map.restore(&bytes, &names(&["a", "b"]), T0 + 10), Ok(2));
         let marks = map.look(map.path("r", b"h", b"/cat.jpg"), b"", T0 + 10).unwrap();
@@ -144,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_change_of_nodes_costs_only_what_it_must() {
-        let bytes = learned().save(&names(&["a", "b"]), T0);
+        let bytes = learned().save(&names(&["a", "b"]));
         let mut map = Map::new(100, 3600, 30, 0, (3, 4));
         assert_eq!(map.restore(&bytes, &names(&["new", "x", "b"]), T0), Ok(2));
         let marks = map.look(map.path("r", b"h", b"/cat.jpg"), b"", T0).unwrap();
@@ -155,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_torn_or_foreign_file_is_no_file() {
-        let bytes = learned().save(&names(&["a", "b"]), T0);
+        let bytes = learned().save(&names(&["a", "b"]));
         let mut map = Map::new(100, 3600, 30, 0, (3, 4));
         for end in 0..bytes.len() {
             assert!(map.restore(&bytes[..end], &names(&["a", "b"]), T0).is_err(), "cut at {end}");
@@ -167,10 +168,6 @@ mod tests {
         }
         assert_eq!(map.restore(b"something else entirely", &[], T0), Err(Unreadable::Foreign));
         assert!(map.is_empty());
-        assert_eq!(
-            map.restore(&bytes, &names(&["a", "b"]), T0 + 2 * 24 * 3600),
-            Ok(0),
-            "stamps of two days ago mean nothing"
-        );
+        assert_eq!(map.restore(&bytes, &names(&["a", "b"]), T0 + 3601), Ok(0), "all of it is too old");
     }
 }

@@ -77,27 +77,19 @@ pub enum Mark {
 }
 
 /// Targets beyond this are not remembered, and are asked as if nothing was known of them.
-pub const TARGETS: u32 = 23;
-const NOWHERE: u64 = 1 << 46;
+pub const TARGETS: u32 = 16;
+const NOWHERE: u64 = 1 << (2 * TARGETS);
 const MARKS: u64 = NOWHERE - 1;
-const TIME_SHIFT: u32 = 48;
-/// Times are kept in steps of two seconds, and go round after 36 hours.
-const STEP: u64 = 2;
+/// Above it is the second in which an entry was written: 31 bits, so that no entry comes to look young again.
+const TIME_SHIFT: u32 = 2 * TARGETS + 1;
 
 impl Map {
-    /// A map with room for about `entries` paths. `ttl` bounds marks, `absent_ttl` "nowhere", in seconds.
-    /// `control` is in thousandths.
+    /// A map with room for about `entries` paths. `ttl` bounds marks, `absent_ttl` "nowhere", in seconds; at 0, nothing is
+    /// "nowhere". `control` is in thousandths.
     pub fn new(entries: usize, ttl: u64, absent_ttl: u64, control: u64, key: (u64, u64)) -> Self {
         let count = entries.div_ceil(WAYS).next_power_of_two();
         let sets = std::iter::repeat_with(Set::default).take(count).collect();
-        Map {
-            sets,
-            key,
-            ttl: ttl.min(MOST_TTL),
-            absent_ttl: absent_ttl.min(MOST_TTL),
-            control,
-            purges: RwLock::default(),
-        }
+        Map { sets, key, ttl, absent_ttl, control, purges: RwLock::default() }
     }
 
     /// A map as this one is but for its bounds, with what it knows. `was` and `are` name the targets by number, as this
@@ -111,7 +103,7 @@ impl Map {
     ) -> Map {
         let map = Map::new(entries, ttl, absent_ttl, control, self.key);
         let moved = file::moves(was, are);
-        for (hash, value) in self.entries() {
+        for (hash, value) in self.entries().filter(|(_, value)| age(*value, now) <= ttl) {
             map.put(hash, file::translated(value, &moved), now, None);
         }
         let purges = self.purges.read().unwrap_or_else(PoisonError::into_inner).clone();
@@ -166,7 +158,9 @@ impl Map {
 
     /// Marks that every source of a path answered "absent".
     pub fn learn_nowhere(&self, path: PathId, now: UnixTime) {
-        self.update(path, now, |marks| Marks(marks.0 | NOWHERE));
+        if self.absent_ttl > 0 {
+            self.update(path, now, |marks| Marks(marks.0 | NOWHERE));
+        }
     }
 
     /// Forgets one path.
@@ -181,7 +175,7 @@ impl Map {
     pub fn purge(&self, path: &[u8], prefix: bool, now: UnixTime) {
         let mut purges = self.purges.write().unwrap_or_else(PoisonError::into_inner);
         // A purge is over when all that it was about has grown too old by itself.
-        purges.retain(|purge| now.saturating_sub(purge.at) <= self.ttl + STEP);
+        purges.retain(|purge| now.saturating_sub(purge.at) <= self.ttl);
         if purges.len() >= PURGES {
             purges.clear();
             self.clear();
@@ -195,8 +189,8 @@ impl Map {
         let purges = self.purges.read().unwrap_or_else(PoisonError::into_inner);
         let path = || target.split(|byte| *byte == b'?').next().unwrap_or_default();
         let meant = |purge: &Purge| if purge.prefix { path().starts_with(&purge.path) } else { path() == purge.path };
-        // Times are kept in steps: what was learned in the step of the purge may be from before it.
-        purges.iter().any(|purge| learned <= purge.at + STEP && purge.at <= now && meant(purge))
+        // What was learned in the second of the purge may be from before it.
+        purges.iter().any(|purge| learned <= purge.at && purge.at <= now && meant(purge))
     }
 
     pub fn clear(&self) {
@@ -294,16 +288,13 @@ impl Marks {
 }
 
 fn stamp(now: UnixTime) -> u64 {
-    ((now / STEP) & 0xffff) << TIME_SHIFT
+    now << TIME_SHIFT
 }
 
-/// Seconds since an entry was stamped, within the 36 hours after which stamps come again.
+/// Seconds since an entry was stamped. If the clock was set back meanwhile: very many.
 fn age(value: u64, now: UnixTime) -> u64 {
-    ((now / STEP).wrapping_sub(value >> TIME_SHIFT) & 0xffff) * STEP
+    now.wrapping_sub(value >> TIME_SHIFT) & (u64::MAX >> TIME_SHIFT)
 }
-
-/// The longest time to live that stamps can tell, in seconds: a day.
-pub const MOST_TTL: u64 = 24 * 3600;
 
 #[cfg(test)]
 mod tests {
@@ -313,7 +304,7 @@ mod tests {
 
     const T0: UnixTime = 1_800_000_000;
     const A: TargetId = TargetId(0);
-    const B: TargetId = TargetId(22);
+    const B: TargetId = TargetId(TARGETS - 1);
 
     fn map(entries: usize) -> Map {
         Map::new(entries, 3600, 30, 0, (1, 2))
@@ -334,7 +325,7 @@ mod tests {
         map.learn(cat, B, true, T0);
         let marks = map.look(cat, b"", T0 + 3600).unwrap();
         assert_eq!((marks.of(A), marks.of(B), marks.of(TargetId(1))), (Mark::Lacks, Mark::Has, Mark::Unknown));
-        assert_eq!(map.look(cat, b"", T0 + 3604), None);
+        assert_eq!(map.look(cat, b"", T0 + 3601), None);
         map.learn(cat, A, true, T0 + 7200);
         assert_eq!(map.look(cat, b"", T0 + 7200).unwrap().of(B), Mark::Unknown, "old marks are not carried on");
     }
@@ -350,8 +341,10 @@ mod tests {
         assert!(look(T0 + 4));
         map.purge(b"/img/cat.jpg", false, T0 + 8);
         assert!(!look(T0 + 8));
-        map.learn(cat, A, true, T0 + 12);
-        assert!(look(T0 + 12));
+        map.learn(cat, A, true, T0 + 8);
+        assert!(!look(T0 + 8), "it may have been learned before the purge");
+        map.learn(cat, A, true, T0 + 9);
+        assert!(look(T0 + 9));
         map.purge(b"/img/", true, T0 + 16);
         assert!(!look(T0 + 16));
         map.learn(cat, A, true, T0 + 100);
@@ -370,10 +363,19 @@ mod tests {
         assert!(!map.look(cat, b"", T0).unwrap().nowhere());
         map.learn_nowhere(cat, T0);
         assert!(map.look(cat, b"", T0 + 30).unwrap().nowhere());
-        assert!(!map.look(cat, b"", T0 + 34).unwrap().nowhere());
-        assert_eq!(map.look(cat, b"", T0 + 34).unwrap().of(A), Mark::Lacks, "the mark lives on");
+        assert!(!map.look(cat, b"", T0 + 31).unwrap().nowhere());
+        assert_eq!(map.look(cat, b"", T0 + 31).unwrap().of(A), Mark::Lacks, "the mark lives on");
         map.learn_nowhere(cat, T0);
         map.learn(cat, B, true, T0);
+        assert!(!map.look(cat, b"", T0).unwrap().nowhere());
+    }
+
+    #[test]
+    fn nothing_is_nowhere_for_no_time() {
+        let map = Map::new(1000, 3600, 0, 0, (1, 2));
+        let cat = map.path("r", b"h", b"/cat.jpg");
+        map.learn(cat, A, false, T0);
+        map.learn_nowhere(cat, T0);
         assert!(!map.look(cat, b"", T0).unwrap().nowhere());
     }
 
@@ -416,6 +418,17 @@ mod tests {
     }
 
     proptest! {
+        /// In 60 years nothing that is old comes to look young.
+        #[test]
+        fn what_is_old_stays_old(later in 3601..60 * 365 * 86_400u64, earlier in 1..30 * 86_400u64) {
+            let map = map(4);
+            let cat = map.path("r", b"h", b"/cat.jpg");
+            map.learn(cat, A, true, T0);
+            map.learn_nowhere(cat, T0);
+            prop_assert_eq!(map.look(cat, b"", T0 + later), None);
+            prop_assert_eq!(map.look(cat, b"", T0 - earlier), None, "nor where the clock was set back");
+        }
+
         /// Whatever is looked up is what was learned last of that path, or nothing.
         #[test]
         fn it_never_tells_of_one_path_what_was_learned_of_another(

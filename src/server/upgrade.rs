@@ -15,7 +15,7 @@ use super::handover::{self, State, Word};
 use super::successor::Successor;
 use super::{Server, Told, notify};
 use crate::admin::Refused;
-use crate::chain::{Chain, unix_now};
+use crate::chain::Chain;
 
 /// Where this program was when it was started: what is there now is the next one.
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
@@ -112,7 +112,7 @@ fn hand_over(program: &Path, chain: &Chain, sockets: &[(String, SocketAddr, Owne
 fn state(chain: &Chain, sockets: &[(String, SocketAddr, OwnedFd)]) -> (State, Vec<u8>) {
     let snapshot = &chain.snapshot;
     let map = snapshot.location.as_ref();
-    let location = map.map(|map| map.save(&snapshot.config.target_names(), unix_now())).unwrap_or_default();
+    let location = map.map(|map| map.save(&snapshot.config.target_names())).unwrap_or_default();
     let spent = chain.stores.values().map(|store| (store.s3.config.name.clone(), store.s3.spent_today_exactly()));
     let state = State {
         sockets: sockets.iter().map(|(name, address, _)| (name.clone(), *address)).collect(),
