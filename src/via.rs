@@ -41,8 +41,7 @@ pub enum Seen {
 impl Identity {
     /// A short text that only who has our key can make of `text`.
     pub fn token(&self, text: &str) -> String {
-        let tag = keyed(text.as_bytes(), &self.key).finalize().into_bytes();
-        tag[..MARK_BYTES].iter().map(|byte| format!("{byte:02x}")).collect()
+        mark(text, &self.key)
     }
 
     /// `name` must be a token (RFC 9110 §5.6.2), as [`is_token`] tells, and be this instance's alone.
@@ -68,36 +67,35 @@ impl Identity {
         &self.key
     }
 
-    /// Reads the hops of a request that came in.
+    /// Reads the hops of a request that came in, the latest first.
     ///
     /// Our name is looked for anywhere, as a token among bytes: nobody's unclosed comment or quoted string
     /// can hide it. A false find costs its own request only.
     pub fn look(&self, headers: &HeaderMap) -> Seen {
-        let mut ours = None;
         let mut peer = false;
-        for line in headers.get_all(CDN_LOOP).iter().map(HeaderValue::as_bytes) {
-            for hop in line.split(|byte| *byte == b',') {
-                let mut parts = hop.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
-                let name = parts.next().unwrap_or_default();
-                let parameter =
-                    |wanted: &[u8]| parts.clone().find_map(|part| part.strip_prefix(wanted)?.strip_prefix(b"="));
-                let vouched = parameter(b"mark").is_some_and(|given| self.vouches(name, given));
-                if has_token(name, &self.name) {
-                    // The last one is the hop that came back.
-                    let to = parameter(b"to").filter(|_| vouched);
-                    ours = Some(to.and_then(|to| String::from_utf8(unhex(to)?).ok()));
-                } else {
-                    peer |= vouched;
-                }
+        let mut marks = MOST_MARKS;
+        let lines = headers.get_all(CDN_LOOP).iter().rev().map(HeaderValue::as_bytes);
+        for hop in lines.flat_map(|line| line.rsplit(|byte| *byte == b',')) {
+            let mut parts = hop.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+            let name = parts.next().unwrap_or_default();
+            let parameter =
+                |wanted: &[u8]| parts.clone().find_map(|part| part.strip_prefix(wanted)?.strip_prefix(b"="));
+            let vouched = parameter(b"mark").is_some_and(|given| {
+                let looked_at = marks > 0;
+                marks = marks.saturating_sub(1);
+                looked_at && self.vouches(name, given)
+            });
+            if has_token(name, &self.name) {
+                let to = parameter(b"to").filter(|_| vouched);
+                return Seen::Ourselves { to: to.and_then(|to| String::from_utf8(unhex(to)?).ok()) };
             }
+            peer |= vouched;
         }
         let mut via = headers.get_all(header::VIA).iter();
-        match ours {
-            Some(to) => Seen::Ourselves { to },
-            None if via.any(|line| has_token(line.as_bytes(), &self.name)) => Seen::Ourselves { to: None },
-            None if peer => Seen::Peer,
-            None => Seen::Stranger,
+        if via.any(|line| has_token(line.as_bytes(), &self.name)) {
+            return Seen::Ourselves { to: None };
         }
+        if peer { Seen::Peer } else { Seen::Stranger }
     }
 
     fn vouches(&self, name: &[u8], given: &[u8]) -> bool {
@@ -112,7 +110,11 @@ impl Hop {
     /// that keeps only the first line must not lose us.
     pub fn after(&self, headers: &HeaderMap) -> [(HeaderName, HeaderValue); 2] {
         let joined = |name: HeaderName, ours: &HeaderValue| {
-            let mut lines: Vec<&[u8]> = headers.get_all(&name).iter().map(HeaderValue::as_bytes).collect();
+            let before = headers.get_all(&name);
+            if before.iter().next().is_none() {
+                return (name, ours.clone());
+            }
+            let mut lines: Vec<&[u8]> = before.iter().map(HeaderValue::as_bytes).collect();
             lines.push(ours.as_bytes());
             // invariant: values joined by a comma and a space are a value
             let value = HeaderValue::from_bytes(&lines.join(&b", "[..])).unwrap_or_else(|_| ours.clone());
@@ -148,6 +150,8 @@ fn is_token_byte(byte: u8) -> bool {
 }
 
 const MARK_BYTES: usize = 16;
+/// Marks of one request that are verified. A client may send as many as fit into its head, and each takes a hash.
+const MOST_MARKS: usize = 16;
 
 fn keyed(name: &[u8], key: &[u8]) -> Hmac<Sha256> {
     // invariant: HMAC takes a key of any length

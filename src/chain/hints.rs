@@ -90,7 +90,7 @@ impl Chain {
     pub fn forget(&self, route: &Route, host: Option<&HeaderValue>, target: &[u8]) {
         if let Some(map) = &self.snapshot.location {
             let host = host.map(HeaderValue::as_bytes).unwrap_or_default();
-            map.forget(map.path(&route.name, host, target));
+            map.forget(map.path(&route.name, host, target), unix_now());
         }
     }
 

@@ -80,6 +80,8 @@ pub enum Mark {
 pub const TARGETS: u32 = 16;
 const NOWHERE: u64 = 1 << (2 * TARGETS);
 const MARKS: u64 = NOWHERE - 1;
+/// Neither marks nor "nowhere": the path was forgotten.
+const FORGOTTEN: u64 = 0;
 /// Above it is the second in which an entry was written: 31 bits, so that no entry comes to look young again.
 const TIME_SHIFT: u32 = 2 * TARGETS + 1;
 
@@ -115,10 +117,11 @@ impl Map {
     pub fn path(&self, route: &str, host: &[u8], target: &[u8]) -> PathId {
         let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
         let mut hasher = SipHasher13::new_with_keys(self.key.0, self.key.1);
-        for part in [route.as_bytes(), &host.to_ascii_lowercase(), path] {
+        for part in [route.as_bytes(), path] {
             hasher.write_u64(part.len() as u64);
             hasher.write(part);
         }
+        host.iter().for_each(|byte| hasher.write_u8(byte.to_ascii_lowercase()));
         // 0 is an empty slot's.
         PathId(hasher.finish().max(1))
     }
@@ -148,7 +151,7 @@ impl Map {
         Some(age(self.slot(path)?.1, now))
     }
 
-    /// Marks one target of a path.
+    /// Marks one target of a path. `now` is when it was looked for.
     pub fn learn(&self, path: PathId, target: TargetId, has: bool, now: UnixTime) {
         if target.0 >= TARGETS {
             return;
@@ -163,12 +166,9 @@ impl Map {
         }
     }
 
-    /// Forgets one path.
-    pub fn forget(&self, path: PathId) {
-        if let Some((slot, _)) = self.slot(path) {
-            slot.tag.store(0, Ordering::Relaxed);
-            slot.value.store(0, Ordering::Relaxed);
-        }
+    /// Forgets one path. What is learned of it by who began to look for it until now is not remembered either.
+    pub fn forget(&self, path: PathId, now: UnixTime) {
+        self.put(path.0, FORGOTTEN | stamp(now), now, self.slot(path).map(|(slot, _)| slot));
     }
 
     /// Forgets a path, under every route and host; with `prefix`, all that begin so.
@@ -232,10 +232,13 @@ impl Map {
 
     fn update(&self, path: PathId, now: UnixTime, change: impl FnOnce(Marks) -> Marks) {
         let known = self.slot(path);
+        // In the second in which it was forgotten, it may have been looked for before that.
+        if known.is_some_and(|(_, value)| value & (MARKS | NOWHERE) == FORGOTTEN && now <= value >> TIME_SHIFT) {
+            return;
+        }
         let before = known.map_or(Marks::default(), |(_, value)| {
             // What has grown too old is not carried on under a new time.
-            let kept = if age(value, now) <= self.ttl { value & MARKS } else { 0 };
-            Marks(kept)
+            Marks(if age(value, now) <= self.ttl { value & MARKS } else { FORGOTTEN })
         });
         self.put(path.0, change(before).0 | stamp(now), now, known.map(|(slot, _)| slot));
     }
@@ -368,6 +371,19 @@ mod tests {
         map.learn_nowhere(cat, T0);
         map.learn(cat, B, true, T0);
         assert!(!map.look(cat, b"", T0).unwrap().nowhere());
+    }
+
+    #[test]
+    fn what_was_looked_for_before_it_was_forgotten_is_not_learned() {
+        let map = map(1000);
+        let cat = map.path("r", b"h", b"/cat.jpg");
+        map.learn_nowhere(cat, T0);
+        map.forget(cat, T0 + 5);
+        map.learn(cat, A, false, T0 + 4);
+        map.learn_nowhere(cat, T0 + 5);
+        assert_eq!(map.look(cat, b"", T0 + 5).unwrap_or_default(), Marks::default());
+        map.learn_nowhere(cat, T0 + 6);
+        assert!(map.look(cat, b"", T0 + 6).unwrap().nowhere());
     }
 
     #[test]

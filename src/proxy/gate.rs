@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, header};
 use pingora::Result;
-use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 
 use super::{Context, Front};
@@ -50,7 +49,7 @@ impl Front {
             return self.refuse(session, context, Refusal::THROTTLED).await;
         }
         if let Some(port) = site.listener.redirect_to_https {
-            let location = redirect(session.req_header(), &context.target, port);
+            let location = context.host.as_ref().and_then(|host| redirect(host, &context.target, port));
             return match location {
                 Some(location) => {
                     let fields = HeaderMap::from_iter([(header::LOCATION, location)]);
@@ -60,7 +59,7 @@ impl Front {
                 None => self.answer(session, context, 400, HeaderMap::new()).await,
             };
         }
-        if let Seen::Ourselves { to } = site.chain.snapshot.identity.look(&session.req_header().headers) {
+        if let Seen::Ourselves { to } = &context.seen {
             let snapshot = &site.chain.snapshot;
             let named = to.as_deref().filter(|to| snapshot.is_target(to));
             let by_address = || snapshot.node_at(context.client.peer).map(|node| node.name.as_str());
@@ -68,8 +67,7 @@ impl Front {
             site.chain.report_loop(name, Certain::Yes, &mut context.trip);
             return self.refuse(session, context, Refusal::LOOP).await;
         }
-        let host = super::host(session.req_header());
-        match site.listener.serves.route(host.as_ref().map(HeaderValue::as_bytes), &context.target) {
+        match site.listener.serves.route(context.host.as_ref().map(HeaderValue::as_bytes), &context.target) {
             Some(route) => context.route = route,
             None => return self.refuse(session, context, Refusal::UNROUTED).await,
         }
@@ -128,8 +126,7 @@ impl Front {
 }
 
 /// The same place over https.
-fn redirect(head: &RequestHeader, target: &[u8], port: u16) -> Option<HeaderValue> {
-    let host = super::host(head)?;
+fn redirect(host: &HeaderValue, target: &[u8], port: u16) -> Option<HeaderValue> {
     let host = host.to_str().ok()?;
     // A colon within brackets is an IPv6 address's own.
     let name = match host.rsplit_once(':') {

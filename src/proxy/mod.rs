@@ -64,8 +64,11 @@ pub struct Context {
     time: SystemTime,
     trip: Trip,
     client: Client,
+    /// What its hops say.
+    seen: Seen,
     /// The request target in origin form, non-ASCII bytes encoded.
     target: Vec<u8>,
+    host: Option<HeaderValue>,
     /// Index into the config's routes.
     route: usize,
     native: Option<Native>,
@@ -89,18 +92,16 @@ impl Site {
         &self.chain.snapshot.config.routes[index]
     }
 
-    fn caller<'a>(&'a self, session: &ServerSession, client: &Client, route: &'a Route) -> Caller<'a> {
-        let local = local(session);
-        match self.chain.snapshot.identity.look(&session.req_header().headers) {
-            Seen::Peer => Caller::Client,
-            _ => {
-                let judge = |address| self.chain.snapshot.caller(route, address, local.unwrap_or(NOWHERE));
-                // A node may call back through a proxy that we trust.
-                match judge(client.address) {
-                    Caller::Node(node) => Caller::Node(node),
-                    _ => judge(client.peer),
-                }
-            }
+    fn caller<'a>(&'a self, session: &ServerSession, context: &Context, route: &'a Route) -> Caller<'a> {
+        if context.seen == Seen::Peer {
+            return Caller::Client;
+        }
+        let local = local(session).unwrap_or(NOWHERE);
+        let Client { peer, address, .. } = context.client;
+        // A node may call back through a proxy that we trust.
+        match self.chain.snapshot.caller(route, address, local) {
+            caller if matches!(caller, Caller::Node(_)) || address == peer => caller,
+            _ => self.chain.snapshot.caller(route, peer, local),
         }
     }
 
@@ -108,8 +109,7 @@ impl Site {
     pub(super) fn admits(&self, session: &ServerSession, context: &Context) -> bool {
         let Some(admission) = &self.admission else { return true };
         // What has been here before gets the loop's answer, and that asks nobody.
-        let look = self.chain.snapshot.identity.look(&session.req_header().headers);
-        matches!(look, Seen::Ourselves { .. }) || admission.admits(context.client.address, || local(session))
+        matches!(context.seen, Seen::Ourselves { .. }) || admission.admits(context.client.address, || local(session))
     }
 }
 
@@ -130,7 +130,9 @@ impl ProxyHttp for Front {
             time: SystemTime::now(),
             trip: Trip::default(),
             client: Client { peer: NOWHERE, address: NOWHERE, trusted: false, tls: false },
+            seen: Seen::Stranger,
             target: Vec::new(),
+            host: None,
             route: 0,
             native: None,
             received: 0,
@@ -157,10 +159,12 @@ impl ProxyHttp for Front {
 
         let peer = session.client_addr().and_then(|address| address.as_inet()).map_or(NOWHERE, |address| address.ip());
         let tls = site.listener.protocol == Protocol::Https;
-        context.client = Client::of(peer, tls, &session.req_header().headers, &site.listener.trusted);
+        let head = session.req_header();
+        context.client = Client::of(peer, tls, &head.headers, &site.listener.trusted);
+        context.seen = site.chain.snapshot.identity.look(&head.headers);
+        context.host = host(head);
         if let Some(traces) = &site.chain.traces {
-            let fields = &session.req_header().headers;
-            let trace = Trace::begin(fields, context.client.trusted, traces.percent(), rand::random);
+            let trace = Trace::begin(&head.headers, context.client.trusted, traces.percent(), rand::random);
             context.trip.trace = Some(Box::new(trace));
         }
         let answered = self.gatekeep(session, context, begun.unwrap_or_else(|| Ok(Vec::new()))).await?;
@@ -185,18 +189,16 @@ impl ProxyHttp for Front {
             if let Some(connection) = Connection::of(session.stream()) {
                 connection.end_by(context.started + route.transfer_deadline);
             }
-            let host = host(head);
-            site.chain.forget(route, host.as_ref(), &context.target);
+            self.forget(context);
             return Ok(true);
         }
-        let host = host(head);
         let (method, version, headers) = (head.method.clone(), head.version, head.headers.clone());
-        let caller = site.caller(session, &context.client, route);
+        let caller = site.caller(session, context, route);
         let request = chain::Request {
             method: &method,
             target: &context.target,
             version,
-            host: host.as_ref(),
+            host: context.host.as_ref(),
             headers: &headers,
             client: &context.client,
             caller,
@@ -399,6 +401,7 @@ impl ProxyHttp for Front {
         if let (Some(error), 0) = (error, status) {
             warn!("a request ended without an answer: {error}");
         }
+        let took = context.started.elapsed();
         let trip = &context.trip;
         let site = &context.site;
         let metrics = &site.chain.metrics;
@@ -407,7 +410,7 @@ impl ProxyHttp for Front {
         let code = http::StatusCode::from_u16(status).ok();
         let code = code.as_ref().map_or("0", http::StatusCode::as_str);
         metrics.requests.with_label_values(&[listener, code, served_by]).inc();
-        metrics.duration.with_label_values(&[listener]).observe(context.started.elapsed().as_secs_f64());
+        metrics.duration.with_label_values(&[listener]).observe(took.as_secs_f64());
         metrics.sent.with_label_values(&[listener]).inc_by(trip.sent);
         metrics.hops.observe(trip.attempts.len() as f64);
         if trip.collapsed {
@@ -417,11 +420,10 @@ impl ProxyHttp for Front {
             metrics.aborted.with_label_values(&[listener, side]).inc();
         }
         let head = session.req_header();
-        let host = host(head);
         let field = |name| head.headers.get(name).map_or(&b""[..], |value: &HeaderValue| value.as_bytes());
         let entry = Entry {
             time: context.time,
-            took: context.started.elapsed(),
+            took,
             listener,
             client: context.client.address,
             method: head.method.as_str(),
@@ -431,7 +433,7 @@ impl ProxyHttp for Front {
                 Version::HTTP_10 => "HTTP/1.0",
                 _ => "HTTP/1.1",
             },
-            host: host.as_ref().map_or(&b""[..], HeaderValue::as_bytes),
+            host: context.host.as_ref().map_or(&b""[..], HeaderValue::as_bytes),
             referer: field(header::REFERER),
             user_agent: field(header::USER_AGENT),
             status,

@@ -44,8 +44,17 @@ impl Front {
         site.chain.upstream(pool, node)
     }
 
+    /// Forgets where the request's file is, which it may have changed (RFC 9111 §4.4).
+    pub(super) fn forget(&self, context: &Context) {
+        context.site.chain.forget(context.site.route(context.route), context.host.as_ref(), &context.target);
+    }
+
     /// Records what came of the native attempt under way, once.
     pub(super) fn record(&self, context: &mut Context, outcome: Outcome) {
+        if !matches!(outcome, Outcome::Busy(Busy::Full) | Outcome::Down(_)) {
+            // Who looked for it while it was under way has not seen it.
+            self.forget(context);
+        }
         let chain = &context.site.chain;
         let Some(native) = &mut context.native else { return };
         native.turn = None;
@@ -70,7 +79,7 @@ impl Front {
     pub(super) async fn next_peer(&self, session: &ServerSession, context: &mut Context) -> Option<Box<HttpPeer>> {
         let site = context.site.clone();
         let (snapshot, route) = (&site.chain.snapshot, site.route(context.route));
-        let caller = site.caller(session, &context.client, route);
+        let caller = site.caller(session, context, route);
         let plan = &route.plan;
         let native = context.native.get_or_insert_with(|| Native::new(plan));
         if let Caller::Node(node) = caller {
@@ -116,7 +125,7 @@ impl Front {
                 self.record(context, Outcome::Down(Failure::DnsError));
                 continue;
             };
-            let Some(permit) = node.gate.enter().await else {
+            let Some(permit) = node.gate.enter_by(context.started + route.deadline).await else {
                 self.record(context, Outcome::Busy(Busy::Full));
                 continue;
             };

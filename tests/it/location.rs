@@ -1,8 +1,12 @@
 //! The location map: who had a path is asked first, and what nobody has is not asked again at once.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, mpsc};
+
 use crate::support::fleet::Fleet;
 use crate::support::hopfall::Hopfall;
 use crate::support::nginx::Nginx;
+use crate::support::origin::{Origin, Reply};
 use crate::support::wait::{PATIENCE, wait_until};
 
 /// "lean" holds nothing; "full" holds dog.jpg; the bucket holds fox.jpg.
@@ -111,6 +115,31 @@ fn an_upload_or_a_purge_makes_it_ask_again() {
         assert_eq!(hopfall.get(path).status, 200, "{path}");
     }
     assert_eq!(hopfall.order(&["purge", "no-slash"]).code, Some(2));
+}
+
+#[test]
+fn who_looked_for_a_file_while_it_was_uploaded_has_not_seen_it() {
+    let (release, released) = mpsc::channel();
+    let released = Mutex::new(released);
+    let there = AtomicBool::new(false);
+    let node = Origin::respond(move |request| {
+        if request.method == "PUT" {
+            released.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+            there.store(true, Ordering::Relaxed);
+            return Reply::status(201);
+        }
+        if there.load(Ordering::Relaxed) { Reply::ok("meow") } else { Reply::status(404) }
+    });
+    let fleet = Fleet::new().node("node", node.addr()).top("location: { control: 0 }");
+    // An upload and a GET of one path at a time, from the node's own machine, would look like a loop.
+    let hopfall = fleet.pool("from_nodes: trust").start();
+    let mut uploader = hopfall.connect();
+    uploader.upload("PUT", "/cat.jpg", &[], b"meow");
+    wait_until("it is under way", PATIENCE, || node.requests().iter().any(|request| request.method == "PUT"));
+    assert_eq!(hopfall.get("/cat.jpg").status, 404);
+    release.send(()).unwrap();
+    assert_eq!(uploader.response().status, 201);
+    assert_eq!(hopfall.get("/cat.jpg").status, 200);
 }
 
 #[test]
