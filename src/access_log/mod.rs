@@ -5,7 +5,6 @@ mod writer;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use prometheus::IntCounter;
@@ -15,13 +14,13 @@ use crate::trip::Trip;
 pub use entry::Entry;
 use writer::{Gathered, Sink};
 
-/// Where lines go. Dropping it writes what is waiting.
+/// Where lines go. When it is dropped, its thread writes what is waiting and ends; nobody waits for that but
+/// [`AccessLog::flush`].
 pub struct AccessLog {
     format: AccessFormat,
     clients: Clients,
     one_in: NonZeroU32,
     gathered: Arc<Gathered>,
-    writer: Option<JoinHandle<()>>,
     dropped: IntCounter,
 }
 
@@ -33,15 +32,12 @@ impl AccessLog {
     pub fn open(config: &config::Log, dropped: IntCounter) -> anyhow::Result<Self> {
         let config::Access { format, ref output, sample_one_in: one_in } = config.access;
         let gathered = Arc::<Gathered>::default();
-        let writer = match format {
-            AccessFormat::Off => None,
-            AccessFormat::Json | AccessFormat::Combined => {
-                let (sink, source, lost) = (Sink::open(output)?, gathered.clone(), dropped.clone());
-                let thread = std::thread::Builder::new().name("access-log".into());
-                Some(thread.spawn(move || source.write_to(sink, &lost))?)
-            }
-        };
-        Ok(AccessLog { format, clients: config.clients, one_in, gathered, writer, dropped })
+        if format != AccessFormat::Off {
+            let (sink, source, lost) = (Sink::open(output)?, gathered.clone(), dropped.clone());
+            let thread = std::thread::Builder::new().name("access-log".into());
+            thread.spawn(move || source.write_to(sink, &lost))?;
+        }
+        Ok(AccessLog { format, clients: config.clients, one_in, gathered, dropped })
     }
 
     pub fn write(&self, entry: &Entry<'_>) {
@@ -70,7 +66,7 @@ impl AccessLog {
 
     /// Waits until what was entered so far is written, or `patience` is over.
     pub fn flush(&self, patience: Duration) {
-        if self.writer.is_some() {
+        if self.format != AccessFormat::Off {
             self.gathered.flush(patience);
         }
     }
@@ -78,11 +74,8 @@ impl AccessLog {
 
 impl Drop for AccessLog {
     fn drop(&mut self) {
+        // It may be dropped with a request, by a thread that has others to serve: a disk that hangs must not hold it up.
         self.gathered.close();
-        if let Some(writer) = self.writer.take() {
-            // A panic of the writer has lost its lines already.
-            let _ = writer.join();
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! The `prometheus` crate's own collector counts CPU time in whole seconds, too coarse for a rate.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use prometheus::{Counter, Gauge, IntGauge};
@@ -15,6 +16,7 @@ pub(super) struct Process {
     resident: IntGauge,
     open_files: IntGauge,
     max_files: IntGauge,
+    measuring: Mutex<()>,
 }
 
 impl Process {
@@ -25,6 +27,7 @@ impl Process {
             open_files: catalog
                 .add(IntGauge::new("process_open_fds", "Open file descriptors; each connection is one.")?)?,
             max_files: catalog.add(IntGauge::new("process_max_fds", "Most file descriptors that may be open.")?)?,
+            measuring: Mutex::default(),
         };
         let start = catalog.add(Gauge::new(
             "process_start_time_seconds",
@@ -36,6 +39,7 @@ impl Process {
 
     /// Looks now. What cannot be read stays as it was.
     pub(super) fn measure(&self) {
+        let _one_at_a_time = self.measuring.lock().unwrap_or_else(PoisonError::into_inner);
         let time = clock_gettime(ClockId::ProcessCPUTime);
         let seconds = time.tv_sec as f64 + time.tv_nsec as f64 / 1e9;
         self.cpu.inc_by((seconds - self.cpu.get()).max(0.0));

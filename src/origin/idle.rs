@@ -4,14 +4,16 @@
 //! that watched it still lets go of it (one in ten, at the pace of one client), and it spawns such a task
 //! per release. Here an idle connection is looked at when it is taken up, and by [`Idle::sweep`].
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use pingora::protocols::Stream;
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::task::coop::unconstrained;
 use tokio::time::Instant;
 
 pub struct Idle {
@@ -70,5 +72,7 @@ impl Idle {
 fn is_silent(stream: &mut Stream) -> bool {
     let mut byte = [0u8; 1];
     let mut byte = ReadBuf::new(&mut byte);
-    Pin::new(stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut byte).is_pending()
+    // A task that has done much is told to wait by tokio, whatever there is to read.
+    let reading = pin!(unconstrained(poll_fn(|cx| Pin::new(&mut *stream).poll_read(cx, &mut byte))));
+    reading.poll(&mut Context::from_waker(Waker::noop())).is_pending()
 }

@@ -156,9 +156,7 @@ impl StoreOrigin {
     pub fn measure(&self) -> Figures {
         self.s3.measure();
         let Some(kept) = &self.shared.kept else { return Figures::default() };
-        let figures = kept.disk.figures();
-        kept.metrics.measure(&figures);
-        figures
+        kept.metrics.measure(|| kept.disk.figures())
     }
 
     /// Forgets the file at this path, or all whose path begins so. What is under way of them is not kept. Gives how
