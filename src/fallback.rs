@@ -45,7 +45,7 @@ pub enum Outcome {
     Broken(Failure),
     /// The store refuses us for a reason that an operator must mend: a wrong key, a wrong region.
     Misconfigured(u16),
-    /// Another target answered first; this one was left (hedging).
+    /// It was left: another target answered first (hedging), or the request's time was up.
     Dropped,
 }
 
@@ -66,7 +66,6 @@ pub enum Failure {
     ConnectionRefused,
     ConnectionTimeout,
     ConnectionTerminated,
-    ConnectionLimitReached,
     TlsProtocolError,
     TlsCertificateError,
     TlsAlertReceived,
@@ -74,7 +73,6 @@ pub enum Failure {
     HttpResponseIncomplete,
     HttpProtocolError,
     HttpRequestError,
-    HttpRequestDenied,
     ProxyLoopDetected,
     ProxyConfigurationError,
     ProxyInternalError,
@@ -90,7 +88,6 @@ impl Failure {
             Failure::ConnectionRefused => "connection_refused",
             Failure::ConnectionTimeout => "connection_timeout",
             Failure::ConnectionTerminated => "connection_terminated",
-            Failure::ConnectionLimitReached => "connection_limit_reached",
             Failure::TlsProtocolError => "tls_protocol_error",
             Failure::TlsCertificateError => "tls_certificate_error",
             Failure::TlsAlertReceived => "tls_alert_received",
@@ -98,14 +95,14 @@ impl Failure {
             Failure::HttpResponseIncomplete => "http_response_incomplete",
             Failure::HttpProtocolError => "http_protocol_error",
             Failure::HttpRequestError => "http_request_error",
-            Failure::HttpRequestDenied => "http_request_denied",
             Failure::ProxyLoopDetected => "proxy_loop_detected",
             Failure::ProxyConfigurationError => "proxy_configuration_error",
             Failure::ProxyInternalError => "proxy_internal_error",
         }
     }
 
-    fn is_timeout(self) -> bool {
+    /// Whether it took too long.
+    pub fn is_timeout(self) -> bool {
         matches!(self, Failure::ConnectionTimeout | Failure::HttpResponseTimeout)
     }
 }
@@ -240,6 +237,8 @@ enum Gravity {
     Unavailable,
     /// A store answered in time, and wrongly.
     BadStore,
+    /// A store refuses what the config says.
+    Misconfigured,
     StoreTimeout,
 }
 
@@ -288,7 +287,7 @@ impl<P: Deref<Target = Plan>> Search<P> {
         Step::Refuse(self.refusal())
     }
 
-    /// What follows from `outcome` at a target of `stage_kind`.
+    /// What follows from `outcome` at a target of this kind.
     pub fn judge(&mut self, kind: Kind, outcome: Outcome) -> Verdict {
         match (outcome, self.repeat) {
             (Outcome::Found(_), _) => return Verdict::Serve,
@@ -308,8 +307,8 @@ impl<P: Deref<Target = Plan>> Search<P> {
             (Outcome::Down(failure) | Outcome::Broken(failure), Kind::Store) if failure.is_timeout() => {
                 Gravity::StoreTimeout
             }
-            (Outcome::Error(_) | Outcome::Down(_) | Outcome::Broken(_), Kind::Store)
-            | (Outcome::Misconfigured(_), _) => Gravity::BadStore,
+            (Outcome::Error(_) | Outcome::Down(_) | Outcome::Broken(_), Kind::Store) => Gravity::BadStore,
+            (Outcome::Misconfigured(_), _) => Gravity::Misconfigured,
             (_, Kind::Node) => Gravity::Unavailable,
             (Outcome::Found(_), Kind::Store) => Gravity::Absent, // returned above
         });
@@ -363,6 +362,7 @@ impl<P: Deref<Target = Plan>> Search<P> {
             Gravity::Absent => Refusal::ABSENT,
             Gravity::Unavailable => Refusal { status: 503, failure: Some(Failure::DestinationUnavailable) },
             Gravity::BadStore => Refusal { status: 502, failure: Some(Failure::DestinationUnavailable) },
+            Gravity::Misconfigured => Refusal { status: 502, failure: Some(Failure::ProxyConfigurationError) },
             Gravity::StoreTimeout => Refusal { status: 504, failure: Some(Failure::HttpResponseTimeout) },
         }
     }
@@ -471,6 +471,7 @@ mod tests {
             ("a node was full", Outcome::Busy(Busy::Full), absent, 503),
             ("the store failed", absent, Outcome::Error(500), 502),
             ("the store refuses our key", absent, Outcome::Misconfigured(403), 502),
+            ("there was no time left for the store", absent, Outcome::Dropped, 503),
             ("the store refused the connection", absent, Outcome::Down(Failure::ConnectionRefused), 502),
             ("the store was slow", absent, Outcome::Broken(Failure::HttpResponseTimeout), 504),
             ("the store could not be reached in time", absent, Outcome::Down(Failure::ConnectionTimeout), 504),

@@ -37,6 +37,7 @@ const DRAIN_BYTES: usize = 64 * 1024;
 const INTERIM_HEADS: usize = 100;
 /// Longest time that draining may take.
 const DRAIN_TIME: Duration = Duration::from_millis(250);
+
 /// Connections to one target, with its bounds.
 pub struct Upstream {
     connector: Arc<TransportConnector>,
@@ -84,7 +85,8 @@ impl Upstream {
     /// Sends `request` to `address` and reads a final response head.
     ///
     /// # Errors
-    /// `Outcome::Down` when nothing can have been seen of the request, else `Outcome::Broken`.
+    /// `Outcome::Down` when nothing can have been seen of the request; `Outcome::Dropped` when `deadline` is over, which
+    /// is nobody's failure here; else `Outcome::Broken`.
     pub async fn exchange(
         self: &Arc<Self>,
         address: SocketAddr,
@@ -116,19 +118,22 @@ impl Upstream {
                 Some(stream) => stream,
                 None => {
                     // Boxed, because it is seldom, and a large part of what a request takes.
-                    let stream = Box::pin(self.connect(address, deadline)).await?;
+                    let stream = Box::pin(self.connect(address, deadline)).await;
+                    let stream = stream.map_err(|outcome| in_time(outcome, deadline))?;
                     connects.inc();
                     stream
                 }
             };
             let mut session = HttpSession::new(stream);
             match self.read_head(&mut session, Box::new(request), deadline).await {
+                // It gave up waiting for a request on an idle connection, and has not seen this one (RFC 9110 §15.5.9).
+                Ok(()) if reused && session.resp_header().is_some_and(|head| head.status == 408) => {}
                 Ok(()) => {
                     return Ok(Live { session, address, upstream: self.clone(), permit: Some(permit), bill: None });
                 }
                 // The other side closed an idle connection as we took it up: not its failure, and uncounted.
                 Err(Failure::ConnectionTerminated) if reused => {}
-                Err(failure) => return Err(Outcome::Broken(failure)),
+                Err(failure) => return Err(in_time(Outcome::Broken(failure), deadline)),
             }
         }
     }
@@ -349,6 +354,12 @@ impl Live {
             }
         });
     }
+}
+
+/// What came of an attempt, unless the request's own time was up: a target that was asked late has not failed.
+fn in_time(outcome: Outcome, deadline: Instant) -> Outcome {
+    let timed_out = outcome.failure().is_some_and(Failure::is_timeout);
+    if timed_out && Instant::now() >= deadline { Outcome::Dropped } else { outcome }
 }
 
 /// Polls a read that holds no state of its own across polls.

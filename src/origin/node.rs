@@ -60,7 +60,7 @@ impl Origin for NodeOrigin {
         let Some(address) = self.node.endpoint.address() else {
             return Asked::without_answer(Outcome::Down(Failure::DnsError));
         };
-        let Some(permit) = self.node.gate.enter().await else {
+        let Some(permit) = self.node.gate.enter_by(ask.deadline).await else {
             return Asked::without_answer(Outcome::Busy(Busy::Full));
         };
         let request = || self.request(ask);

@@ -234,14 +234,17 @@ impl S3Origin {
 
     async fn send(&self, method: &Method, key: &str, fields: &HeaderMap, deadline: Instant) -> Result<Live, Outcome> {
         let address = self.endpoint.address().ok_or(Outcome::Down(Failure::DnsError))?;
-        let permit = self.gate.enter().await.ok_or(Outcome::Busy(Busy::Full))?;
+        let permit = self.gate.enter_by(deadline).await.ok_or(Outcome::Busy(Busy::Full))?;
         // Signed after the wait for a place, because the time is part of it.
         let request = self.request(method, key, fields).map_err(|error| {
             warn!("store {}: a request could not be made: {error:#}", self.config.name);
             Outcome::Down(Failure::ProxyInternalError)
         })?;
-        self.bill.request();
         let mut sent = self.upstream.exchange(address, &request, deadline, &self.metrics.connects, permit).await;
+        if !matches!(sent, Err(Outcome::Down(_) | Outcome::Busy(_))) {
+            // It may have been seen.
+            self.bill.request();
+        }
         let code = sent.as_ref().map_or_else(|_| "error".to_owned(), |answer| answer.status().to_string());
         self.all_metrics.s3_requests.with_label_values(&[method.as_str(), code.as_str()]).inc();
         if let Ok(live) = &mut sent {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use prometheus::IntGauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 
 pub struct Gate {
     places: Arc<Semaphore>,
@@ -43,17 +44,28 @@ impl Gate {
 
     /// A place now, or after a wait in the queue; `None` when the queue is full too, or the wait too long.
     pub async fn enter(&self) -> Option<Permit> {
+        self.enter_until(None).await
+    }
+
+    /// As [`Gate::enter`], with a wait that ends by `deadline`.
+    pub async fn enter_by(&self, deadline: Instant) -> Option<Permit> {
+        self.enter_until(Some(deadline)).await
+    }
+
+    async fn enter_until(&self, deadline: Option<Instant>) -> Option<Permit> {
         let place = match self.places.clone().try_acquire_owned() {
             Ok(place) => place,
-            Err(_) => self.wait().await?,
+            Err(_) => self.wait(deadline).await?,
         };
         self.in_flight.inc();
         Some(Permit { _place: place, in_flight: self.in_flight.clone() })
     }
 
-    async fn wait(&self) -> Option<OwnedSemaphorePermit> {
+    async fn wait(&self, deadline: Option<Instant>) -> Option<OwnedSemaphorePermit> {
         let _seat = Seat::take(&self.waiting, self.queue)?;
-        tokio::time::timeout(self.queue_timeout, self.places.clone().acquire_owned()).await.ok()?.ok()
+        let patience = Instant::now() + self.queue_timeout;
+        let until = deadline.map_or(patience, |deadline| deadline.min(patience));
+        timeout_at(until, self.places.clone().acquire_owned()).await.ok()?.ok()
     }
 }
 
@@ -99,6 +111,9 @@ mod tests {
 
         let _held = gate.enter().await.unwrap();
         assert!(gate.enter().await.is_none(), "the wait ends");
+        let began = Instant::now();
+        assert!(gate.enter_by(began + Duration::from_millis(300)).await.is_none());
+        assert_eq!(began.elapsed(), Duration::from_millis(300), "so does the request's time");
         assert_eq!(gate.waiting.load(Ordering::Relaxed), 0, "seats are given back");
     }
 }

@@ -1,7 +1,7 @@
 //! The chain between real nginx nodes and a real S3 server.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::client::{Client, get};
@@ -262,16 +262,47 @@ fn a_status_in_fallback_on_goes_on_and_another_is_served() {
 fn the_deadline_is_504_and_the_attempt_budget_503() {
     let (slow, slower) = (Origin::always(Reply::hang()), Origin::always(Reply::hang()));
     let fleet = Fleet::new().node("slow", slow.addr()).node("slower", slower.addr()).pool("header_timeout: 400ms");
-    let hopfall = fleet.route("deadline: 500ms").start();
+    let hopfall = fleet.pool("health: { fall: 1 }").route("deadline: 500ms").start();
     let began = Instant::now();
     let answer = hopfall.get("/x");
     assert_eq!(answer.status, 504);
     assert!(answer.header("proxy-status").unwrap().contains("http_response_timeout"));
     assert!(began.elapsed() < Duration::from_secs(2));
+    let metrics = hopfall.metrics();
+    let up = |node| metrics.value("hopfall_node_up", &[("node", node)]);
+    assert_eq!((up("slow"), up("slower")), (0.0, 1.0), "who was given no time has not failed");
+    assert_eq!(metrics.value("hopfall_attempts_total", &[("node", "slower"), ("outcome", "dropped")]), 1.0);
+
+    // Nor is a queue waited in for longer.
+    let hang = Origin::always(Reply::hang());
+    let fleet = Fleet::new().node("hang", hang.addr()).pool("header_timeout: 400ms").pool("max_in_flight: 1");
+    let hopfall = fleet.pool("queue_timeout: 20s").route("deadline: 500ms").start();
+    let (mut first, mut second) = (hopfall.connect(), hopfall.connect());
+    first.request("GET", "/x", &[]);
+    wait_until("it has the only place", PATIENCE, || hang.requests().len() == 1);
+    let began = Instant::now();
+    assert_eq!(second.request("GET", "/y", &[]).response().status, 504);
+    assert!(began.elapsed() < Duration::from_secs(5));
 
     let (a, b) = (Nginx::with_files(&[]), Nginx::with_files(&[]));
     let hopfall = Fleet::new().node("a", a.addr()).node("b", b.addr()).route("attempts: 1").start();
     assert_eq!(hopfall.get("/x").status, 503, "the other node was not asked");
+}
+
+/// RFC 9110 §15.5.9: it is about the connection, and says nothing of the request that was on its way.
+#[test]
+fn a_408_on_an_idle_connection_is_not_the_answer() {
+    let asked = AtomicUsize::new(0);
+    let node = Origin::respond(move |_| match asked.fetch_add(1, Ordering::Relaxed) {
+        1 => Reply::status(408).then_keep_alive(false),
+        _ => Reply::ok("meow"),
+    });
+    let hopfall = Fleet::new().node("node", node.addr()).start();
+    assert_eq!(hopfall.get("/x").text(), "meow");
+    assert_eq!(hopfall.get("/x").text(), "meow");
+    assert_eq!((node.requests().len(), node.accepted()), (3, 2));
+    let metrics = hopfall.metrics();
+    assert_eq!(metrics.value("hopfall_attempts_total", &[("node", "node"), ("outcome", "found")]), 2.0);
 }
 
 #[test]

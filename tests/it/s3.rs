@@ -126,7 +126,9 @@ fn a_wrong_secret_is_502_and_tells_the_operator() {
     s3.bucket("locked").put("locked", "cat.jpg", b"meow", "image/jpeg");
     let hopfall = Fleet::new().store("locked", s3.addr(), s3.access_key(), "not-the-secret").start();
     for path in ["/cat.jpg", "/nowhere.jpg"] {
-        assert_eq!(hopfall.get(path).status, 502, "{path}");
+        let answer = hopfall.get(path);
+        assert_eq!(answer.status, 502, "{path}");
+        assert!(answer.header("proxy-status").unwrap().contains("proxy_configuration_error"));
         assert_eq!(hopfall.head(path).status, 502, "{path}");
     }
     hopfall.wait_for_log("the secret key is wrong");
@@ -304,4 +306,10 @@ fn what_s3_costs_is_counted_and_a_spent_budget_spares_the_nodes() {
     assert_eq!((broke.status, broke.header("retry-after")), (503, Some("1")));
     assert_eq!(origin.requests().len(), asked);
     assert_eq!(hopfall.get("/dog.jpg").text(), "woof", "nodes go on");
+
+    // What was never sent costs nothing, so an outage does not spend the day's budget.
+    let away = Fleet::new().store("cats", crate::support::ports::free("127.0.0.1"), "AK", "SK");
+    let hopfall = away.store_key("prices: { thousand_requests: 1 }").start();
+    assert_eq!(hopfall.get("/1").status, 502);
+    assert_eq!(spent(&hopfall), 0.0);
 }
