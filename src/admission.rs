@@ -6,7 +6,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use log::warn;
@@ -14,6 +13,7 @@ use prometheus::IntCounter;
 
 use crate::config::{Clients, Listener, Serves};
 use crate::metrics::Metrics;
+use crate::quiet::Quiet;
 use crate::snapshot::Snapshot;
 use crate::throttle::{Rate, Throttle};
 use crate::units::Network;
@@ -38,7 +38,7 @@ struct Kept {
     throttle: Throttle,
     started: Instant,
     /// Seconds after `started` from which on the log may be told again.
-    quiet_until: AtomicU64,
+    quiet: Quiet,
 }
 
 /// What is counted.
@@ -83,7 +83,7 @@ impl Admission {
         let kept = before.map(|before| &before.kept).filter(|kept| (kept.rate, kept.entries) == (rate, entries));
         let fresh = || {
             let throttle = Throttle::new(rate, entries, (rand::random(), rand::random()));
-            Arc::new(Kept { rate, entries, throttle, started: Instant::now(), quiet_until: AtomicU64::new(0) })
+            Arc::new(Kept { rate, entries, throttle, started: Instant::now(), quiet: Quiet::for_each(TELL_EVERY) })
         };
         Admission {
             listener: listener.name.clone(),
@@ -97,13 +97,13 @@ impl Admission {
     }
 
     /// Whether to take one more of `client`. `local`, our own end of its connection, is asked for only when it matters.
-    /// A refusal is counted here. Who is refused may come again after a second at most.
+    /// A refusal is counted here. A client that was refused is taken again within a second.
     pub fn admits(&self, client: IpAddr, local: impl FnOnce() -> Option<IpAddr>) -> bool {
         if self.exempt.iter().any(|network| network.contains(client)) {
             return true;
         }
-        let now = self.kept.started.elapsed();
-        if self.kept.throttle.admit(client, now) {
+        let now = Instant::now();
+        if self.kept.throttle.admit(client, now - self.kept.started) {
             return true;
         }
         if let Some(snapshot) = &self.nodes
@@ -117,13 +117,8 @@ impl Admission {
     }
 
     /// One line for all that is refused within a while.
-    fn tell(&self, client: IpAddr, now: Duration) {
-        let (now, until) = (now.as_secs(), self.kept.quiet_until.load(Ordering::Relaxed));
-        let mine = |until| {
-            let next = now + QUIET.as_secs();
-            self.kept.quiet_until.compare_exchange(until, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-        };
-        if now >= until && mine(until) {
+    fn tell(&self, client: IpAddr, now: Instant) {
+        if self.kept.quiet.is_over(now) {
             let (listener, kind, count) = (&self.listener, self.kind.as_str(), self.refused.get());
             let client = self.clients.address(client);
             warn!("{listener}: `throttle` refuses {kind}s: {count} since the start, the last one of {client}");
@@ -142,4 +137,4 @@ impl Kind {
 }
 
 /// Between two lines of the log.
-const QUIET: Duration = Duration::from_secs(60);
+const TELL_EVERY: Duration = Duration::from_secs(60);

@@ -26,7 +26,7 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0 words | [`units`], [`hop`] |
+//! | 0 words | [`units`], [`hop`], [`quiet`] |
 //! | 1 decisions, pure | [`absence`], [`conditional`], [`explain`], [`fallback`], [`framing`], [`freshness`], [`health`], [`headers`], [`hedge`], [`history`], [`location`], [`proxy_protocol`], [`renewal`], [`routing`], [`s3`], [`shape`], [`throttle`], [`trace_context`], [`trip`], [`via`] |
 //! | 2 config, and what knows no product | [`config`], [`disk`], [`flight`] |
 //! | 3 shared | [`metrics`], [`pool`], [`snapshot`], [`syslog`] |
@@ -85,6 +85,7 @@ pub mod pool;
 pub mod probe;
 pub mod proxy;
 pub mod proxy_protocol;
+pub mod quiet;
 pub mod renewal;
 pub mod routing;
 pub mod s3;

@@ -13,7 +13,7 @@ mod together;
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -43,6 +43,7 @@ use crate::metrics::Metrics;
 use crate::origin::{Answer, Ask, Asked, NodeOrigin, Origin, Piece, S3Origin, StoreOrigin, Tls, Upstream, connector};
 use crate::pool::turns::{Turn, Waited};
 use crate::pool::{Asker, Node, Pool};
+use crate::quiet::Quiet;
 use crate::snapshot::{Caller, Snapshot};
 use crate::traces::Traces;
 use crate::trip::{Attempt, Cached, Trip};
@@ -59,8 +60,8 @@ pub struct Chain {
     searches: Arc<Flights<PathId, together::Word>>,
     /// Where requests are traced to.
     pub traces: Option<Arc<Traces>>,
-    /// When each node was last reported to point back, so that a loop does not flood the log.
-    reported: Mutex<HashMap<String, Instant>>,
+    /// Of each node that was reported to point back.
+    quiet: Mutex<HashMap<String, Quiet>>,
 }
 
 /// A GET or HEAD to answer.
@@ -134,7 +135,7 @@ impl Chain {
             Some(before) => before.searches.clone(),
             None => Arc::default(),
         };
-        Chain { snapshot, metrics, connector, nodes, stores, searches, traces: None, reported: Mutex::default() }
+        Chain { snapshot, metrics, connector, nodes, stores, searches, traces: None, quiet: Mutex::default() }
     }
 
     /// The connections to a node that a later snapshot means by this one, if they suit it.
@@ -351,13 +352,12 @@ impl Chain {
     pub fn report_loop(&self, node: &str, certain: Certain, trip: &mut Trip) {
         self.metrics.loops.with_label_values(&[node]).inc();
         trip.looped_by = Some(node.to_owned());
-        let now = Instant::now();
-        let Ok(mut reported) = self.reported.lock() else { return };
-        let due = reported.get(node).is_none_or(|before| now - *before > LOOP_REPORT);
-        if !due {
+        let mut quiet = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_node = quiet.entry(node.to_owned()).or_insert_with(|| Quiet::for_each(LOOP_REPORT));
+        if !of_node.is_over(Instant::now().into_std()) {
             return;
         }
-        reported.insert(node.to_owned(), now);
+        drop(quiet);
         let told = match certain {
             Certain::Yes => {
                 "points back: it asks hopfall for files that hopfall asks it for; make it answer 404 instead"

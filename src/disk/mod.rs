@@ -38,6 +38,8 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+use crate::quiet::Quiet;
+
 pub use figures::Figures;
 pub use folder::{Claim, claim, free};
 pub use layout::{BLOCK, KEY_MAX};
@@ -87,7 +89,7 @@ pub struct Disk {
     /// Until when nothing is begun, in milliseconds since `opened`.
     pause: AtomicU64,
     /// When a failure was last logged as a warning, in milliseconds since `opened`.
-    warned: AtomicU64,
+    quiet: Quiet,
     id: AtomicU64,
     stop: Arc<Stop>,
 }
@@ -123,7 +125,7 @@ impl Disk {
             stuck: Mutex::default(),
             opened: Instant::now(),
             pause: AtomicU64::new(0),
-            warned: AtomicU64::new(0),
+            quiet: Quiet::for_each(WARN_EVERY),
             id: AtomicU64::new(u64::try_from(now.as_nanos()).unwrap_or_default()),
             stop: Arc::default(),
             settings,
@@ -207,14 +209,8 @@ impl Disk {
     /// The disk did not do as it was told: it is left alone for a while.
     fn write_failed(&self, doing: &str, error: &io::Error) {
         self.counters.write_errors.add(1);
-        let (now, warned) = (self.now(), self.warned.load(Ordering::Relaxed));
-        self.pause.store(now + millis(PAUSE), Ordering::Relaxed);
-        let level = if warned == 0 || now >= warned + millis(WARN_EVERY) {
-            self.warned.store(now.max(1), Ordering::Relaxed);
-            log::Level::Warn
-        } else {
-            log::Level::Debug
-        };
+        self.pause.store(self.now() + millis(PAUSE), Ordering::Relaxed);
+        let level = if self.quiet.is_over(Instant::now()) { log::Level::Warn } else { log::Level::Debug };
         log::log!(level, "disk: cannot {doing} in {}: {error}", self.settings.path.display());
     }
 

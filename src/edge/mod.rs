@@ -12,7 +12,7 @@ mod socket;
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
@@ -28,6 +28,7 @@ pub use http::Http;
 use crate::admission::Admission;
 use crate::config::{Clients, Peer};
 use crate::metrics::Metrics;
+use crate::quiet::Quiet;
 use crate::units::Network;
 use proxied::{Refused, read_header};
 
@@ -175,6 +176,7 @@ pub async fn accept(socket: Arc<TcpListener>, mut edge: watch::Receiver<Arc<Edge
     let mut leaving = ends.leaving.clone();
     let left = async { leaving.wait_for(|leaving| *leaving).await.map(|_| ()) };
     tokio::pin!(left);
+    let quiet = Quiet::for_each(TELL_EVERY);
     loop {
         let current = edge.borrow_and_update().clone();
         // The place is taken before the connection: what does not fit waits in the kernel's queue.
@@ -194,13 +196,18 @@ pub async fn accept(socket: Arc<TcpListener>, mut edge: watch::Receiver<Arc<Edge
                 tokio::spawn(current.carry(tcp, peer, place, ends.clone()));
             }
             Err(error) => {
-                warn!("accept failed: {error}");
+                if quiet.is_over(Instant::now()) {
+                    warn!("{}: no connection is accepted: {error}", current.name);
+                }
                 // Out of file descriptors: others have to close first.
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
 }
+
+/// How often it is told that nothing can be accepted.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// No waiting for more to send.
 pub fn send_at_once(tcp: &TcpStream, peer: impl Display) {

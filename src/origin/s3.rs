@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderValue, Method, header};
@@ -21,6 +21,7 @@ use crate::fallback::{Busy, Failure, Outcome};
 use crate::hop::TargetId;
 use crate::metrics::{Metrics, TargetMetrics};
 use crate::pool::{Endpoint, Gate};
+use crate::quiet::Quiet;
 use crate::s3::answer::{self, Denied, ERROR_BYTES};
 use crate::s3::key;
 use crate::s3::sign::Signer;
@@ -36,8 +37,8 @@ pub struct S3Origin {
     signer: Signer,
     /// What a probe has learned of the bucket: one of the `BUCKET_*` values.
     bucket: AtomicU8,
-    /// When an operator was last told what is wrong, so that a broken key does not flood the log.
-    told: Mutex<Option<Instant>>,
+    /// Of what an operator has to mend.
+    quiet: Quiet,
     bill: Arc<Bill>,
     /// An endpoint may be a name that leads back to us.
     hop: Hop,
@@ -95,7 +96,7 @@ impl S3Origin {
                 Some(before) => before.bucket.load(Ordering::Relaxed),
                 None => BUCKET_UNKNOWN,
             }),
-            told: Mutex::new(None),
+            quiet: Quiet::for_each(TELL_EVERY),
             bill: Arc::new(Bill::new(store, metrics, before.map(|before| before.bill.as_ref()))),
             hop: identity.hop(&store.name),
             config: store.clone(),
@@ -383,18 +384,17 @@ impl S3Origin {
         None
     }
 
-    /// Tells an operator what to mend, at most every ten seconds.
+    /// Tells an operator what to mend.
     fn tell(&self, status: u16, code: Option<&str>) {
-        let now = Instant::now();
-        let Ok(mut told) = self.told.lock() else { return };
-        if told.is_none_or(|before| now - before > Duration::from_secs(10)) {
-            *told = Some(now);
+        if self.quiet.is_over(Instant::now().into_std()) {
             let (name, bucket) = (&self.config.name, &self.config.bucket);
             let advice = answer::advice(status, code);
             error!("store {name}: bucket {bucket} answered {status} {}: {advice}", code.unwrap_or("without a code"));
         }
     }
 }
+
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// Enough of an access key's id to know it by.
 fn shortened(id: &str) -> String {

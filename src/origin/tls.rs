@@ -3,17 +3,18 @@
 //! All of it is given with each connection (Pingora's peer), and not with the connector, so that one connector serves all
 //! targets, and Pingora's own on the native path does the same as ours.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 
 use log::warn;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
 use pingora::{Error, ErrorType};
-use tokio::time::Instant;
 
 use crate::config;
 use crate::fallback::Failure;
+use crate::quiet::Quiet;
 
 pub struct Tls {
     /// Whose certificate it is, for the log.
@@ -26,8 +27,7 @@ pub struct Tls {
     /// Instead of the system's.
     ca: Option<Arc<[WrappedX509]>>,
     client: Option<Arc<CertKey>>,
-    /// When an operator was last told, so that a wrong certificate does not flood the log.
-    told: Mutex<Option<Instant>>,
+    quiet: Quiet,
 }
 
 impl Tls {
@@ -49,7 +49,7 @@ impl Tls {
             verify: tls.verify,
             ca: tls.ca.as_ref().map(authorities),
             client,
-            told: Mutex::default(),
+            quiet: Quiet::for_each(TELL_EVERY),
         }))
     }
 
@@ -63,7 +63,7 @@ impl Tls {
                 verify: true,
                 ca: store.ca.as_ref().map(authorities),
                 client: None,
-                told: Mutex::default(),
+                quiet: Quiet::for_each(TELL_EVERY),
             })
         })
     }
@@ -83,10 +83,7 @@ impl Tls {
 
     /// Tells an operator what to mend, at most every ten seconds.
     pub fn tell(&self, error: &Error) {
-        let now = Instant::now();
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.is_none_or(|before| now - before > TELL_EVERY) {
-            *told = Some(now);
+        if self.quiet.is_over(Instant::now()) {
             let said = error.to_string();
             let said = reason(&said);
             warn!("{}: TLS fails: {said}; {}", self.whose, self.advice(said));

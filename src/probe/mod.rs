@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use log::{debug, warn};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::chain::Chain;
 use crate::config::Check;
 use crate::keep;
 use crate::origin::S3Origin;
 use crate::pool::Endpoint;
+use crate::quiet::Quiet;
 
 /// How often a name is looked up again.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
@@ -28,6 +29,8 @@ const PROBE_AGAIN: Duration = Duration::from_secs(30);
 
 /// How often idle connections are looked over.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// How often it is told that a name cannot be resolved.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// Starts a task for each node, name and bucket. They end when the set is dropped.
 pub fn start(chain: &Arc<Chain>) -> JoinSet<()> {
@@ -36,7 +39,9 @@ pub fn start(chain: &Arc<Chain>) -> JoinSet<()> {
         for (j, node) in pool.nodes.iter().enumerate() {
             if !node.endpoint.is_literal() {
                 let node = node.clone();
-                tasks.spawn(async move { keep_resolved(&node.endpoint, true).await });
+                tasks.spawn(async move {
+                    keep_resolved(&node.endpoint, &Quiet::for_each(TELL_EVERY), Duration::ZERO).await;
+                });
             }
             if pool.config.health.check != Check::None {
                 tasks.spawn(check::keep_checking(chain.clone(), i, j));
@@ -60,9 +65,8 @@ pub fn start(chain: &Arc<Chain>) -> JoinSet<()> {
 }
 
 async fn keep_store(store: Arc<S3Origin>) {
-    if !store.endpoint.is_literal() {
-        resolve(&store.endpoint).await;
-    }
+    let quiet = Quiet::for_each(TELL_EVERY);
+    let is_resolved = store.endpoint.is_literal() || resolve(&store.endpoint, &quiet).await;
     let probing = async {
         while !store.is_known() && !store.probe().await {
             sleep(PROBE_AGAIN).await;
@@ -70,26 +74,28 @@ async fn keep_store(store: Arc<S3Origin>) {
     };
     tokio::join!(probing, async {
         if !store.endpoint.is_literal() {
-            keep_resolved(&store.endpoint, false).await;
+            keep_resolved(&store.endpoint, &quiet, if is_resolved { RESOLVE_EVERY } else { RESOLVE_AGAIN }).await;
         }
     });
 }
 
-async fn keep_resolved(endpoint: &Endpoint, at_once: bool) {
-    let mut wait = if at_once { Duration::ZERO } else { RESOLVE_EVERY };
+/// Looks a name up for ever, the first time after `wait`.
+async fn keep_resolved(endpoint: &Endpoint, quiet: &Quiet, mut wait: Duration) {
     loop {
         sleep(wait).await;
-        wait = if resolve(endpoint).await { RESOLVE_EVERY } else { RESOLVE_AGAIN };
+        wait = if resolve(endpoint, quiet).await { RESOLVE_EVERY } else { RESOLVE_AGAIN };
     }
 }
 
 /// Looks a name up. A name that no longer resolves keeps the address that it had.
-async fn resolve(endpoint: &Endpoint) -> bool {
+async fn resolve(endpoint: &Endpoint, quiet: &Quiet) -> bool {
     let name = &endpoint.name;
     let found = match tokio::net::lookup_host((name.host.as_str(), name.port)).await {
         Ok(addresses) => addresses.collect::<Vec<SocketAddr>>(),
         Err(error) => {
-            warn!("{name} cannot be resolved: {error}");
+            if quiet.is_over(Instant::now().into_std()) {
+                warn!("{name} cannot be resolved: {error}");
+            }
             return false;
         }
     };

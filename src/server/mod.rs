@@ -53,6 +53,8 @@ pub struct Server {
     probes: JoinSet<()>,
     /// Where the config came from, to be read again.
     file: Option<PathBuf>,
+    /// What is started at an upgrade.
+    program: Option<PathBuf>,
     orders: mpsc::Receiver<Order>,
     order: mpsc::Sender<Order>,
     reloads: Arc<Reloads>,
@@ -84,6 +86,8 @@ pub struct Handed {
     state: Option<State>,
     location: Vec<u8>,
     reply: Option<Reply>,
+    /// Where this program was when it was started: what a package manager has put there since is the next one.
+    program: Option<PathBuf>,
 }
 
 impl Handed {
@@ -95,14 +99,13 @@ impl Handed {
         if successor::go_between()? {
             return Ok(None);
         }
-        upgrade::remember_program();
         let handed = match handover::receive()? {
             Some(Received { state, sockets, location, reply }) => {
-                Handed { sockets, state: Some(state), location, reply: Some(reply) }
+                Handed { sockets, state: Some(state), location, reply: Some(reply), program: None }
             }
             None => Handed { sockets: activation::sockets()?, ..Handed::default() },
         };
-        Ok(Some(handed))
+        Ok(Some(Handed { program: std::env::current_exe().ok(), ..handed }))
     }
 
     /// Tells the process before this one why it has to go on.
@@ -135,9 +138,10 @@ impl Server {
     /// # Errors
     /// When an address is taken, a certificate is unusable, or the access log cannot be opened.
     pub async fn start(config: Config, file: Option<PathBuf>, handed: Handed) -> anyhow::Result<Self> {
-        let Handed { mut sockets, state, location, reply } = handed;
+        let Handed { mut sockets, state, location, reply, program } = handed;
         match Server::start_with(config, file, &mut sockets, state.as_ref(), &location).await {
             Ok(mut server) => {
+                server.program = program;
                 for unused in sockets {
                     warn!("the socket of {} was handed over, and no listener of the config is for it", unused.address);
                 }
@@ -197,6 +201,7 @@ impl Server {
             admin: None,
             probes,
             file,
+            program: None,
             orders,
             order,
             reloads: Arc::default(),

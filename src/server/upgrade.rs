@@ -4,8 +4,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -16,16 +15,6 @@ use super::successor::Successor;
 use super::{Server, Told, notify};
 use crate::admin::Refused;
 use crate::chain::Chain;
-
-/// Where this program was when it was started: what is there now is the next one.
-static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-
-/// Notes where this program is, before a package manager puts another one there.
-pub fn remember_program() {
-    if let Ok(program) = std::env::current_exe() {
-        PROGRAM.get_or_init(|| program);
-    }
-}
 
 impl Server {
     /// Starts the program anew and hands over to it. When it serves, this process is to leave.
@@ -43,10 +32,10 @@ impl Server {
 
     async fn try_upgrade(&mut self) -> Result<String, Refused> {
         let not_now = |error: anyhow::Error| Refused::NotNow(format!("{error:#}"));
-        let program = PROGRAM.get().context("it is not known where this program is").map_err(not_now)?;
+        let program = self.program.clone().context("it is not known where this program is").map_err(not_now)?;
         let sockets = self.sockets().context("a socket cannot be handed over").map_err(not_now)?;
         let chain = self.running.load_full();
-        let handed = tokio::task::spawn_blocking(move || hand_over(program, &chain, &sockets));
+        let handed = tokio::task::spawn_blocking(move || hand_over(&program, &chain, &sockets));
         let pid = handed.await.context("handing over failed").and_then(|done| done).map_err(not_now)?;
         notify::main_is(pid);
         Ok(format!("process {pid} serves"))

@@ -20,6 +20,7 @@ use super::span;
 use crate::access_log::Entry;
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
+use crate::quiet::Quiet;
 use crate::trace_context::Trace;
 
 /// Where requests are traced to. Dropping it lets the thread send what is waiting, and end.
@@ -39,7 +40,13 @@ impl Traces {
         let (finished, taken) = mpsc::channel(MOST_REQUESTS);
         let (flushes, asked) = mpsc::unbounded_channel();
         let dropped = metrics.spans_dropped.clone();
-        let exporter = Exporter { collector, batch: Vec::new(), dropped: dropped.clone(), told: None, failing: false };
+        let exporter = Exporter {
+            collector,
+            batch: Vec::new(),
+            dropped: dropped.clone(),
+            quiet: Quiet::for_each(WARN_EVERY),
+            failing: false,
+        };
         let thread = std::thread::Builder::new().name("traces".into());
         thread.spawn(move || runtime.block_on(exporter.run(taken, asked)))?;
         Ok(Arc::new(Traces { config: config.clone(), finished, flushes, dropped }))
@@ -81,7 +88,7 @@ struct Exporter {
     batch: Vec<SpanData>,
     dropped: IntCounter,
     /// When it was last said that the collector takes nothing.
-    told: Option<Instant>,
+    quiet: Quiet,
     failing: bool,
 }
 
@@ -131,9 +138,7 @@ impl Exporter {
             Err(why) => {
                 self.failing = true;
                 self.dropped.inc_by(spans as u64);
-                let now = Instant::now();
-                if self.told.is_none_or(|told| now - told >= WARN_EVERY) {
-                    self.told = Some(now);
+                if self.quiet.is_over(Instant::now().into_std()) {
                     warn!("the collector takes no traces, {spans} spans are lost: {why}");
                 }
             }
