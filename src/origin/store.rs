@@ -43,8 +43,8 @@ struct Shared {
     /// What S3 is being asked for.
     flights: Arc<Flights<String, Word>>,
     room: Room,
-    /// How often something was purged.
-    purges: AtomicU64,
+    /// How often something was purged, of this store and of those before it that had its disk.
+    purges: Arc<AtomicU64>,
     requests: IntCounterVec,
     began: Instant,
 }
@@ -140,7 +140,7 @@ impl StoreOrigin {
             kept,
             flights: Arc::default(),
             room: Room::new(store.shared_memory),
-            purges: AtomicU64::new(0),
+            purges: holder.map(|holder| holder.shared.purges.clone()).unwrap_or_default(),
             requests: metrics.store_requests.clone(),
             began: Instant::now(),
         };

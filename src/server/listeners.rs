@@ -70,6 +70,7 @@ struct KeptFresh {
 impl Drop for KeptFresh {
     fn drop(&mut self) {
         self.task.abort();
+        self.certificates.hide();
     }
 }
 
@@ -203,6 +204,10 @@ impl Listeners {
                 // invariant: `prepare` has bound what nobody had
                 (None, None) => continue,
             };
+            if let Some(kept) = &running.certificates {
+                // After those that they replace are gone: both may be for one name.
+                kept.certificates.show();
+            }
             self.running.push(running);
         }
         for gone in before {

@@ -52,6 +52,8 @@ struct Known {
     /// For clients that name no host, or one that nobody has: the first certificate, and its first name, under which there
     /// may be others with a key of another kind.
     default: Option<(Arc<CertifiedKey>, Option<String>)>,
+    /// When the first of each name's expires, as a Unix time.
+    expires: HashMap<String, i64>,
 }
 
 /// What tells a file from its next version.
@@ -107,7 +109,9 @@ impl Certificates {
         *looked_at = stamps;
         let result = match self.load() {
             Ok(known) => {
+                self.hide();
                 self.known.store(Arc::new(known));
+                self.show();
                 info!("listener {}: its certificates were read again", self.listener);
                 "success"
             }
@@ -119,13 +123,29 @@ impl Certificates {
         self.reloads.with_label_values(&[self.listener.as_str(), result]).inc();
     }
 
+    /// Tells the metrics when they expire. To be called when they are in use.
+    pub fn show(&self) {
+        for (name, expires) in &self.known.load().expires {
+            self.expires.with_label_values(&[self.listener.as_str(), name.as_str()]).set(*expires);
+        }
+    }
+
+    /// Takes from the metrics what [`Certificates::show`] has told them.
+    pub fn hide(&self) {
+        for name in self.known.load().expires.keys() {
+            // Nobody may have seen it there yet.
+            let _ = self.expires.remove_label_values(&[self.listener.as_str(), name.as_str()]);
+        }
+    }
+
     fn load(&self) -> anyhow::Result<Known> {
         let mut known = Known::default();
         for files in &self.all_files()? {
             let (key, leaf) = read(files)?;
             let (key, names) = (Arc::new(key), leaf.names);
             for name in &names {
-                self.expires.with_label_values(&[self.listener.as_str(), name.as_str()]).set(leaf.life.to);
+                let expires = known.expires.entry(name.clone()).or_insert(leaf.life.to);
+                *expires = leaf.life.to.min(*expires);
                 known.by_name.entry(name.clone()).or_default().push(key.clone());
             }
             if known.default.is_none() {

@@ -7,7 +7,7 @@ use crate::support::hopfall::Hopfall;
 use crate::support::nginx::Nginx;
 use crate::support::origin::{Origin, Reply};
 use crate::support::process;
-use crate::support::wait::PATIENCE;
+use crate::support::wait::{PATIENCE, wait_until};
 
 fn start(node: std::net::SocketAddr, certificate: &Certificate, more: &str) -> Hopfall {
     let tls = format!(
@@ -167,6 +167,12 @@ fn a_certificate_is_chosen_by_name() {
     assert!(
         hopfall.metrics().value("hopfall_certificate_expires_timestamp_seconds", &[("name", "second.example")]) > 2e9
     );
+    // One that is gone expires no more.
+    let expires = |name| hopfall.metrics().has("hopfall_certificate_expires_timestamp_seconds", &[("name", name)]);
+    assert!(expires("*.wild.example"));
+    std::fs::remove_file(folder.path().join("wild.crt")).unwrap();
+    wait_until("it to be forgotten", PATIENCE, || !expires("*.wild.example"));
+    assert!(expires("first.example"));
 }
 
 #[test]
