@@ -19,7 +19,7 @@ use crate::explain::{
     spoken,
 };
 use crate::fallback::{self, Busy, Outcome, Refusal, Repeat, Search, Stage, Step};
-use crate::headers::Client;
+use crate::headers::{self, Client};
 use crate::hop::TargetId;
 use crate::location::Mark;
 use crate::origin::StoreOrigin;
@@ -203,7 +203,8 @@ impl Chain {
             target: &question.target,
             version: Version::HTTP_11,
             host: Some(&case.host),
-            headers: &case.headers,
+            for_node: headers::for_node(&case.headers, &case.client),
+            for_store: headers::for_s3(&case.headers),
             client: &case.client,
             caller: match question.client {
                 NOBODY => Caller::Client,

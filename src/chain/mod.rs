@@ -72,7 +72,10 @@ pub struct Request<'a> {
     pub version: Version,
     /// The client's `Host`, or `:authority`.
     pub host: Option<&'a HeaderValue>,
-    pub headers: &'a HeaderMap,
+    /// The fields that a node may see, but for Host and our own hop.
+    pub for_node: HeaderMap,
+    /// The fields that a store may see.
+    pub for_store: HeaderMap,
     pub client: &'a Client,
     pub caller: Caller<'a>,
     pub route: &'a Route,
@@ -83,7 +86,7 @@ pub struct Request<'a> {
 
 impl Request<'_> {
     fn asker(&self) -> Asker<'_> {
-        Asker { path: self.target, client: self.client.address, fields: Some(self.headers) }
+        Asker { path: self.target, client: self.client.address, fields: Some(&self.for_node) }
     }
 }
 
@@ -168,19 +171,14 @@ impl Chain {
     /// # Errors
     /// When the answer could not be sent whole. The connection must then be closed.
     pub async fn run(&self, session: &mut ServerSession, request: &Request<'_>, trip: &mut Trip) -> Result<()> {
-        let mut for_node = headers::for_node(request.headers, request.client);
-        if let Some(trace) = &trip.trace {
-            headers::set_trace(&mut for_node, trace);
-        }
-        let for_store = headers::for_s3(request.headers);
         let ask = Ask {
             method: request.method,
             target: request.target,
             host: request.host,
             asker: request.asker(),
-            for_node: &for_node,
+            for_node: &request.for_node,
             traceparent: None,
-            for_store: &for_store,
+            for_store: &request.for_store,
             deadline: request.started + request.route.deadline,
         };
         let mut search = Search::new(request.route.plan.as_ref(), Repeat::Safe);

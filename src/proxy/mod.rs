@@ -21,6 +21,7 @@ use pingora::protocols::http::ServerSession;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
+use prometheus::{Histogram, IntCounter};
 use tokio::time::Instant;
 
 use crate::access_log::{AccessLog, Entry};
@@ -53,6 +54,8 @@ pub struct Site {
     pub listener: Listener,
     /// The value of `Strict-Transport-Security`, if it is to be said.
     hsts: Option<HeaderValue>,
+    duration: Histogram,
+    sent: IntCounter,
     /// Which requests are taken; `None`: all.
     admission: Option<Admission>,
 }
@@ -83,7 +86,9 @@ impl Site {
         let hsts = hsts.and_then(|hsts| HeaderValue::from_str(&hsts).ok());
         let before = before.and_then(|before| before.admission.as_ref());
         let admission = Admission::of_requests(&listener, &chain.snapshot, &chain.metrics, before);
-        Site { chain, access_log, listener, hsts, admission }
+        let duration = chain.metrics.duration.with_label_values(&[listener.name.as_str()]);
+        let sent = chain.metrics.sent.with_label_values(&[listener.name.as_str()]);
+        Site { chain, access_log, listener, hsts, duration, sent, admission }
     }
 
     /// A route of the config, by its index there.
@@ -192,14 +197,20 @@ impl ProxyHttp for Front {
             self.forget(context);
             return Ok(true);
         }
-        let (method, version, headers) = (head.method.clone(), head.version, head.headers.clone());
+        let (method, version) = (head.method.clone(), head.version);
+        let for_store = headers::for_s3(&head.headers);
+        let mut for_node = headers::for_node(&head.headers, &context.client);
+        if let Some(trace) = &context.trip.trace {
+            headers::set_trace(&mut for_node, trace);
+        }
         let caller = site.caller(session, context, route);
         let request = chain::Request {
             method: &method,
             target: &context.target,
             version,
             host: context.host.as_ref(),
-            headers: &headers,
+            for_node,
+            for_store,
             client: &context.client,
             caller,
             route,
@@ -410,8 +421,8 @@ impl ProxyHttp for Front {
         let code = http::StatusCode::from_u16(status).ok();
         let code = code.as_ref().map_or("0", http::StatusCode::as_str);
         metrics.requests.with_label_values(&[listener, code, served_by]).inc();
-        metrics.duration.with_label_values(&[listener]).observe(took.as_secs_f64());
-        metrics.sent.with_label_values(&[listener]).inc_by(trip.sent);
+        site.duration.observe(took.as_secs_f64());
+        site.sent.inc_by(trip.sent);
         metrics.hops.observe(trip.attempts.len() as f64);
         if trip.collapsed {
             metrics.collapsed.inc();
