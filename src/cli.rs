@@ -351,7 +351,7 @@ fn fmt(path: &Path, check: bool) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if check {
-        eprintln!("{name}: would be laid out anew");
+        eprintln!("{name}: would be reformatted");
         return ExitCode::FAILURE;
     }
     match std::fs::write(path, laid_out) {

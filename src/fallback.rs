@@ -195,7 +195,7 @@ pub struct Refusal {
 impl Refusal {
     /// Every source answered and none has it. The only refusal that may be cached.
     pub const ABSENT: Refusal = Refusal { status: 404, failure: None };
-    /// A node called back (§4): "absent" is the truth for that node, and lets the outer request go on.
+    /// A node called back: "absent" is the truth for that node, and lets the outer request go on.
     pub const LOOP: Refusal = Refusal { status: 404, failure: Some(Failure::ProxyLoopDetected) };
     /// There was nobody to ask.
     pub const UNASKED: Refusal = Refusal { status: 503, failure: Some(Failure::DestinationUnavailable) };
@@ -323,7 +323,7 @@ impl<P: Deref<Target = Plan>> Search<P> {
         }
     }
 
-    /// From here on asks no node: the request came from one (design §4).
+    /// From here on asks no node: the request came from one (docs/decisions/0007-loops.md).
     pub fn ask_stores_only(&mut self) {
         self.stores_only = true;
     }

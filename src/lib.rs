@@ -1,7 +1,7 @@
 //! hopfall: a reverse proxy for storage nodes with lean disks. A GET or HEAD is asked of one node; on a 404, or a
 //! failure, of the next node not asked yet; at last of S3, signed. It cannot loop: a request has the exact set of
 //! targets that it has tried, which only grows, and a chain that is finite. This file is the map. The heart is
-//! [`fallback`]: what follows from what one attempt brought, as pure code. [`chain`] carries it out.
+//! [`fallback`]: what to do after each attempt, as pure code. [`chain`] carries it out.
 //!
 //! # A request's path
 //!

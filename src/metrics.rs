@@ -1,4 +1,4 @@
-//! The metrics, whose names and labels are an API (design §7). Labels are few and closed: never a path, a
+//! The metrics, whose names and labels are an API (docs/metrics.md). Labels are few and closed: never a path, a
 //! client or a Host.
 
 mod catalog;
@@ -100,7 +100,7 @@ pub struct Metrics {
     pub aborted: IntCounterVec,
     /// Requests refused for their shape, by status.
     pub misshapen: IntCounterVec,
-    /// Connections that ended amid a request head: cut, timed out, or no HTTP.
+    /// Connections that ended in the middle of a request head: cut, timed out, or no HTTP.
     pub unfinished_heads: IntCounterVec,
     /// Client connections open.
     pub client_connections: IntGaugeVec,
@@ -388,7 +388,7 @@ impl Metrics {
             unfinished_heads: counters(
                 &registry,
                 "unfinished_heads_total",
-                "Connections that ended amid a request head: cut, timed out, or no HTTP. `admin` is the admin \
+                "Connections that ended in the middle of a request head: cut, timed out, or no HTTP. `admin` is the admin \
                  listener. From the start.",
                 &["listener"],
             )?,

@@ -1,4 +1,4 @@
-//! Refusal by shape: what a request must look like before anything routes on it (design §5).
+//! Refusal by shape: what a request must look like before anything routes on it.
 //!
 //! Pingora's parser is lenient where RFC 9112 lets a server be; a proxy that stands before servers with
 //! other leniencies must not be, or the two read one byte stream as different requests.

@@ -1,4 +1,4 @@
-//! A config file laid out anew: indents, spaces, quotes, line breaks. Comments and the order of keys stay.
+//! A config file reformatted: indents, spaces, quotes, line breaks. Comments and the order of keys stay.
 //!
 //! What the file means stays too: both texts are read, and one that would mean something else is never given out.
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::load::{Problem, Problems, refuse_yaml};
 
-/// The text laid out anew. It need not be a good config, but YAML.
+/// The text reformatted. It need not be a good config, but YAML.
 pub fn format(file: &str, text: &str) -> Result<String, Problems> {
     let meaning = |text: &str| {
         serde_saphyr::from_str_with_options::<Value>(text, serde_saphyr::options! { strict_booleans: true })

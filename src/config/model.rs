@@ -140,8 +140,8 @@ pub struct Tracing {
     /// The collector's address for traces, `http://` or `https://`, path and all: `http://127.0.0.1:4318/v1/traces`. By https
     /// it must have a certificate that the system's CAs vouch for.
     pub endpoint: Field<String>,
-    /// How many of a hundred requests are told, by chance. A client of the listener's `trusted` networks that sends a
-    /// `traceparent` has decided already. Default 100, at most 100.
+    /// Percentage of requests to trace, chosen at random. A client of the listener's `trusted` networks that sends a
+    /// `traceparent` decides for its own requests. Default 100, at most 100.
     pub sample: Option<Field<u32>>,
     /// The resource attribute `service.name`. Default `hopfall`.
     pub service_name: Option<Field<String>>,
@@ -248,9 +248,9 @@ pub struct Throttle {
     pub requests: Option<Field<u32>>,
     /// Requests that may come at once, after a pause. Default: those of one second.
     pub request_burst: Option<Field<u32>>,
-    /// Clients remembered, at 17 bytes each, once for connections and once for requests. Only those that came within
-    /// the last burst / rate seconds need it; with more than that, clients share, and may be refused too early but
-    /// never too late. Default 65536.
+    /// Clients remembered, at 17 bytes each, separately for connections and for requests. When more clients come within
+    /// burst / rate seconds than fit, some share a bucket: they may be refused early, and are never let in too often.
+    /// Default 65536.
     pub entries: Option<Field<u32>>,
     /// Networks that come as often as they like. Default: none.
     pub exempt: Option<Vec<Field<Network>>>,
@@ -363,7 +363,7 @@ pub struct Pool {
     /// `http_response_timeout` (RFC 9209 §2.3.12); GET and HEAD then go on. Default 5s; must be below
     /// each route's `deadline`.
     pub header_timeout: Option<Field<Duration>>,
-    /// Longest silence of a node amid a body. Passing it aborts the client's connection. Default 30s.
+    /// Longest silence of a node in the middle of a body. Passing it aborts the client's connection. Default 30s.
     pub body_idle_timeout: Option<Field<Duration>>,
     /// Longest silence of a node on a tunnel: an upload that waits for its answer, a WebSocket.
     /// Default 60s.
@@ -467,8 +467,8 @@ pub struct Health {
     pub absence: Option<Field<bool>>,
     /// How long the weight of a node that comes up again grows to what it is. Default 0s: at once.
     pub slow_start: Option<Field<Duration>>,
-    /// Most nodes of the pool that may be down for real requests to bring down one more, with that one, in percent. One
-    /// may always be, if it is not the last that is up. Default 100.
+    /// Most of the pool's nodes, in percent, that real requests may bring down. One node may always be brought down, unless
+    /// it is the last one up. Active checks are not bounded by this. Default 100.
     pub eject_at_most: Option<Field<u32>>,
     /// How long real requests keep a node down where no active check would bring it back. Default 10s.
     pub eject_for: Option<Field<Duration>>,
@@ -528,7 +528,7 @@ pub struct Store {
     pub connect_timeout: Option<Field<Duration>>,
     /// Longest wait for a response head. Default 10s; must be below each route's `deadline`.
     pub header_timeout: Option<Field<Duration>>,
-    /// Longest silence amid a body. Default 30s.
+    /// Longest silence in the middle of a body. Default 30s.
     pub body_idle_timeout: Option<Field<Duration>>,
     /// How long an idle connection is kept for reuse. Default 15s: S3 closes them after about 20.
     pub keepalive: Option<Field<Duration>>,

@@ -14,7 +14,7 @@ pub(super) enum Refused {
     /// Not a byte came: somebody looked whether the port is open.
     #[error("closed before a PROXY header")]
     Unused,
-    #[error("closed amid a PROXY header")]
+    #[error("closed in the middle of a PROXY header")]
     Cut,
     #[error(transparent)]
     Malformed(#[from] Malformed),

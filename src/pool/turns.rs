@@ -1,6 +1,6 @@
 //! Turns: the bound on loops through nodes that drop our headers *and* share a machine with us.
 //!
-//! A node that calls back without `Via` and `CDN-Loop` is told by its address (design §4), unless that
+//! A node that calls back without `Via` and `CDN-Loop` is known by its address (docs/decisions/0007-loops.md), unless that
 //! address is this machine's own: then its calls look like any local client's. What tells them apart is
 //! that a called-back request asks for the very path that we are asking the node for at this moment, and
 //! that our question stays open until theirs is answered. So, for requests from this machine's addresses

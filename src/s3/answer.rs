@@ -1,4 +1,4 @@
-//! What an answer of S3 means for the chain (design §2, the S3 column).
+//! What an answer of S3 means for the chain.
 //!
 //! A status alone does not say. 404 may be the file's absence or the bucket's; 403 may be a wrong key, a
 //! wrong clock, or how a bucket that hides its keys says "absent". The `<Code>` of the error document

@@ -127,7 +127,7 @@ pub enum Told {
     Reload,
     /// Start the program anew, and hand over to it.
     Upgrade,
-    /// Open the access log's file anew.
+    /// Open the access log's file again. (Messages have their own.)
     ReopenLogs,
 }
 

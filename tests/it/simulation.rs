@@ -68,7 +68,7 @@ impl Fleet {
     }
 
     /// One request to the balancer. `from_node`: it comes from a node's address without our mark, so it may
-    /// go to no node (design §4). A request that carries our hops never gets here.
+    /// go to no node (docs/decisions/0007-loops.md). A request that carries our hops never gets here.
     fn walk(&mut self, repeat: Repeat, from_node: bool) -> Walk {
         self.walks += 1;
         assert!(self.walks < 1000, "the fleet does not come to rest");
