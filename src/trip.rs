@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
-use crate::fallback::{Failure, Outcome};
+use crate::fallback::{Busy, Failure, Outcome};
 use crate::trace_context::Trace;
 
 /// One attempt as it is told.
@@ -76,6 +76,18 @@ impl Cached {
             Cached::Collapsed => "hopfall; fwd=uri-miss; collapsed".to_owned(),
             Cached::Bypass => "hopfall; fwd=bypass".to_owned(),
         }
+    }
+}
+
+/// What a store was paid for at one attempt, in bytes of a body besides the request itself; `None`: nothing was sent to it.
+/// `sent` is what the client got. An estimate: what the store sent is known to its bill alone.
+pub fn paid_bytes(outcome: Outcome, cached: Option<Cached>, sent: u64) -> Option<u64> {
+    match (cached, outcome) {
+        (Some(Cached::Hit(_) | Cached::Stale(_) | Cached::Collapsed), _) => None,
+        (_, Outcome::Busy(Busy::Full) | Outcome::Down(_)) => None,
+        (Some(Cached::Revalidated), _) => Some(0),
+        (_, Outcome::Found(_)) => Some(sent),
+        _ => Some(0),
     }
 }
 
@@ -267,5 +279,18 @@ mod tests {
         let refused = Trip { failure: Some(Failure::ProxyLoopDetected), ..Trip::default() };
         assert_eq!(refused.proxy_status(false), "hopfall; error=proxy_loop_detected");
         assert_eq!(refused.server_timing(false), None);
+    }
+
+    #[test]
+    fn a_store_is_paid_when_it_was_asked() {
+        let paid = |cached, outcome| paid_bytes(outcome, cached, 5);
+        assert_eq!(paid(None, Outcome::Found(200)), Some(5));
+        assert_eq!(paid(Some(Cached::Miss), Outcome::Found(200)), Some(5));
+        assert_eq!(paid(Some(Cached::Revalidated), Outcome::Found(200)), Some(0));
+        assert_eq!(paid(Some(Cached::Hit(1)), Outcome::Found(200)), None);
+        assert_eq!(paid(None, Outcome::Absent(404)), Some(0));
+        assert_eq!(paid(None, Outcome::Busy(Busy::Status(503))), Some(0));
+        assert_eq!(paid(None, Outcome::Broken(Failure::HttpResponseTimeout)), Some(0));
+        assert_eq!(paid(None, Outcome::Down(Failure::ConnectionRefused)), None);
     }
 }

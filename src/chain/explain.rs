@@ -27,7 +27,7 @@ use crate::pool::{self, Away, Node, Pool, Rehearsal};
 use crate::s3::key::object_key;
 use crate::shape::{self, Head};
 use crate::snapshot::Caller;
-use crate::trip::{Attempt, Cached, Trip};
+use crate::trip::{Attempt, Cached, Trip, paid_bytes};
 
 /// The request that is to be explained.
 #[derive(Debug)]
@@ -596,13 +596,10 @@ fn is_hop_of(hop: &Hop, pool: &Pool, node: &Node) -> bool {
 /// Nanodollars, by the prices of the config.
 fn cost(store: &StoreOrigin, question: &Question, outcome: Outcome, cached: Option<Cached>, bytes: u64) -> u64 {
     let config = &store.s3.config;
-    let from_here = matches!(cached, Some(Cached::Hit(_) | Cached::Stale(_) | Cached::Collapsed));
-    let unasked = matches!(outcome, Outcome::Busy(Busy::Full) | Outcome::Down(_));
-    if from_here || unasked || object_key(&config.prefix, &question.target).is_none() {
+    if object_key(&config.prefix, &question.target).is_none() {
         return 0;
     }
-    let from_s3 = if cached == Some(Cached::Revalidated) { 0 } else { bytes };
-    config.prices.of(from_s3)
+    paid_bytes(outcome, cached, bytes).map_or(0, |bytes| config.prices.of(bytes))
 }
 
 /// A weight, which is counted in hundredths.

@@ -12,7 +12,7 @@ use crate::access_log::Entry;
 use crate::config::Config;
 use crate::fallback::Outcome;
 use crate::trace_context::{Parent, Trace};
-use crate::trip::{Attempt, Cached, Trip};
+use crate::trip::{Attempt, Trip, paid_bytes};
 use crate::units::HostPort;
 
 /// The request's own span, and one for each attempt.
@@ -142,7 +142,7 @@ fn hop(trace: &Trace, attempt: &Attempt, entry: &Entry<'_>, config: &Config, sco
             if let Some(cached) = trip.cached {
                 attributes.push(KeyValue::new("hopfall.cache", cached.as_str()));
             }
-            if let Some(bytes) = paid_bytes(trip, attempt) {
+            if let Some(bytes) = paid_bytes(attempt.outcome, trip.cached, trip.sent) {
                 let dollars = store.prices.of(bytes) as f64 / 1e9;
                 attributes.push(KeyValue::new("hopfall.cost_usd", dollars));
             }
@@ -176,18 +176,6 @@ fn hop(trace: &Trace, attempt: &Attempt, entry: &Entry<'_>, config: &Config, sco
         links: SpanLinks::default(),
         status: if failed { Status::error("") } else { Status::Unset },
         instrumentation_scope: scope.clone(),
-    }
-}
-
-/// The bytes of a body that this request made the store send, where it had to be asked. An estimate: what the client was
-/// sent.
-fn paid_bytes(trip: &Trip, attempt: &Attempt) -> Option<u64> {
-    match (trip.cached, attempt.outcome) {
-        (Some(Cached::Hit(_) | Cached::Stale(_) | Cached::Collapsed), _) => None,
-        (_, Outcome::Busy(_) | Outcome::Down(_) | Outcome::Broken(_) | Outcome::Dropped) => None,
-        (Some(Cached::Revalidated), _) => Some(0),
-        (_, Outcome::Found(_)) => Some(trip.sent),
-        _ => Some(0),
     }
 }
 
@@ -299,24 +287,5 @@ mod tests {
         for (case, status, trip, expected) in cases {
             assert_eq!(error_of(&trip, status).as_deref(), expected, "{case}");
         }
-    }
-
-    #[test]
-    fn a_store_is_paid_when_it_was_asked() {
-        let attempt = |outcome| Attempt {
-            target: "s3".into(),
-            pool: "s3".into(),
-            outcome,
-            began: Duration::ZERO,
-            took: Duration::ZERO,
-            span: 1,
-        };
-        let paid = |cached, outcome| paid_bytes(&Trip { cached, sent: 5, ..Trip::default() }, &attempt(outcome));
-        assert_eq!(paid(None, Outcome::Found(200)), Some(5));
-        assert_eq!(paid(Some(Cached::Miss), Outcome::Found(200)), Some(5));
-        assert_eq!(paid(Some(Cached::Revalidated), Outcome::Found(200)), Some(0));
-        assert_eq!(paid(Some(Cached::Hit(1)), Outcome::Found(200)), None);
-        assert_eq!(paid(None, Outcome::Absent(404)), Some(0));
-        assert_eq!(paid(None, Outcome::Down(Failure::ConnectionRefused)), None);
     }
 }
