@@ -16,31 +16,29 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Version, header};
-use log::{debug, warn};
+use http::{HeaderMap, HeaderValue, Method, Version};
+use log::warn;
+use pingora::Result;
 use pingora::connectors::TransportConnector;
 use pingora::protocols::http::ServerSession;
-use pingora::{Error, ErrorType, Result};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use begun::{Begun, Ended};
 pub use explain::Question;
 use hints::Hints;
 pub use hints::unix_now;
-pub use reply::send_own;
-use reply::{hold_next, send_head, send_piece};
+pub use reply::{of_refusal, send_own, tell, tell_of_us};
 
 use crate::config::{self, Route};
 use crate::fallback::{Busy, Failure, Kind, Outcome, Plan, Refusal, Repeat, Search, Step, Verdict};
 use crate::flight::Flights;
-use crate::headers::{self, CACHE_STATUS, Client, PROXY_STATUS, SERVER_TIMING};
+use crate::headers::Client;
 use crate::health::Signal;
 use crate::history;
 use crate::hop::{TargetId, Visited};
 use crate::location::PathId;
 use crate::metrics::Metrics;
-use crate::origin::{Answer, Ask, Asked, NodeOrigin, Origin, Piece, S3Origin, StoreOrigin, Tls, Upstream, connector};
+use crate::origin::{Ask, Asked, NodeOrigin, Origin, S3Origin, StoreOrigin, Tls, Upstream, connector};
 use crate::pool::turns::{Turn, Waited};
 use crate::pool::{Asker, Node, Pool};
 use crate::quiet::Quiet;
@@ -394,138 +392,6 @@ impl Chain {
         }
         trip.attempts.push(Attempt { target: target.to_owned(), pool: pool.to_owned(), outcome, began, took, span });
     }
-
-    async fn serve(
-        &self,
-        session: &mut ServerSession,
-        request: &Request<'_>,
-        chosen: &Chosen<'_>,
-        mut answer: Answer,
-        trip: &mut Trip,
-    ) -> Result<()> {
-        trip.served_by = trip.attempts.last().map(|attempt| attempt.target.clone());
-        let from_store = chosen.kind() == Kind::Store;
-        let mut fields = headers::for_client(answer.fields(), from_store);
-        let status = answer.status();
-        let bodiless = *request.method == Method::HEAD || matches!(status, 204 | 304);
-        if status == 204 {
-            fields.remove(header::CONTENT_LENGTH);
-        }
-        if !bodiless && !fields.contains_key(header::CONTENT_LENGTH) {
-            match request.version {
-                Version::HTTP_11 => {
-                    fields.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-                }
-                // Only the connection's end can end this body.
-                Version::HTTP_10 => session.set_keepalive(None),
-                _ => {}
-            }
-        }
-        self.tell(&mut fields, request, trip);
-        let until = request.started + request.route.transfer_deadline;
-        send_head(session, status, fields, trip).await?;
-        if bodiless {
-            // HEAD and 304 have no body, so the connection is free at once.
-            answer.finish().await;
-            return Ok(());
-        }
-        let idle = chosen.origin().upstream().bounds().body_idle_timeout;
-        let mut waits_for_more = answer.announced().unwrap_or(0);
-        loop {
-            let piece = match timeout_at(until, answer.next_piece(idle)).await {
-                Ok(Ok(Some(piece))) => piece,
-                Ok(Ok(None)) => break,
-                Ok(Err(failure)) => return Err(abort("upstream", failure, trip)),
-                Err(_) => return Err(abort("deadline", Failure::HttpResponseTimeout, trip)),
-            };
-            if piece.len() > SHORT || piece.len() >= waits_for_more {
-                self.pass_on(session, piece, until, trip).await?;
-            } else {
-                // What came with the head leaves together with what follows, if that is at hand.
-                let start = piece.into_bytes();
-                let more = answer.piece_at_hand();
-                if matches!(more, Some(Ok(Some(_)))) {
-                    hold_next(session);
-                }
-                self.pass_on(session, Piece::Shared(start), until, trip).await?;
-                match more {
-                    Some(Ok(Some(piece))) => self.pass_on(session, piece, until, trip).await?,
-                    Some(Ok(None)) => break,
-                    Some(Err(failure)) => return Err(abort("upstream", failure, trip)),
-                    None => {}
-                }
-            }
-            waits_for_more = 0;
-        }
-        answer.finish().await;
-        session.write_response_body(Bytes::new(), true).await.inspect_err(|_| trip.aborted = Some("client"))
-    }
-
-    /// Sends one piece of a body, and counts it.
-    async fn pass_on(
-        &self,
-        session: &mut ServerSession,
-        piece: Piece<'_>,
-        until: Instant,
-        trip: &mut Trip,
-    ) -> Result<()> {
-        let length = piece.len() as u64;
-        match timeout_at(until, send_piece(session, piece)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                trip.aborted = Some("client");
-                return Err(error);
-            }
-            Err(_) => return Err(abort("deadline", Failure::HttpResponseTimeout, trip)),
-        }
-        trip.sent += length;
-        Ok(())
-    }
-
-    /// Answers with a status of our own. The client's connection stays usable.
-    pub async fn refuse(
-        &self,
-        session: &mut ServerSession,
-        request: &Request<'_>,
-        refusal: Refusal,
-        trip: &mut Trip,
-    ) -> Result<()> {
-        let called_back = matches!(request.caller, Caller::Node(_));
-        let refusal = if called_back && refusal == Refusal::ABSENT { Refusal::LOOP } else { refusal };
-        trip.failure = refusal.failure;
-        let mut fields = HeaderMap::with_capacity(8);
-        let max_age = request.route.absent_max_age.as_secs();
-        let cache = match refusal == Refusal::ABSENT && max_age > 0 {
-            true => HeaderValue::from_str(&format!("max-age={max_age}")).unwrap_or(NO_STORE),
-            false => NO_STORE,
-        };
-        fields.insert(header::CACHE_CONTROL, cache);
-        if refusal.status == 503 {
-            fields.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        self.tell(&mut fields, request, trip);
-        send_own(session, request.method, refusal.status, fields, trip).await
-    }
-
-    /// Adds what we say of ourselves to an answer: `Via`, `Server-Timing`, `Proxy-Status`.
-    fn tell(&self, fields: &mut HeaderMap, request: &Request<'_>, trip: &Trip) {
-        let client = request.client;
-        if let Some(cookie) = &trip.set_cookie {
-            fields.append(header::SET_COOKIE, cookie.clone());
-        }
-        if let Some(hsts) = request.hsts {
-            fields.insert(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
-        }
-        fields.append(header::VIA, HeaderValue::from_static("1.1 hopfall"));
-        let mut append = |name, text: Option<String>| {
-            if let Some(value) = text.and_then(|text| HeaderValue::try_from(text).ok()) {
-                fields.append(name, value);
-            }
-        };
-        append(SERVER_TIMING, trip.server_timing(client.trusted));
-        append(PROXY_STATUS, Some(trip.proxy_status(client.trusted)));
-        append(CACHE_STATUS, trip.cached.map(Cached::cache_status));
-    }
 }
 
 impl<'a> Chosen<'a> {
@@ -566,16 +432,5 @@ fn same_map(one: &Snapshot, other: &Snapshot) -> bool {
     matches!((&one.location, &other.location), (Some(one), Some(other)) if Arc::ptr_eq(one, other))
 }
 
-/// The answer broke off after its head was sent: all that is left is to make that plain to the client.
-fn abort(side: &'static str, failure: Failure, trip: &mut Trip) -> Box<Error> {
-    debug!("an answer is cut short: {side}: {}", failure.as_str());
-    trip.aborted = Some(side);
-    trip.failure = Some(failure);
-    Error::explain(ErrorType::InternalError, "answer cut short")
-}
-
-const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
-/// A first piece no longer than this is worth a copy, so that it leaves with the second: it is what came with the head.
-const SHORT: usize = 4 * 1024;
 /// How often one node is reported to point back.
 const LOOP_REPORT: Duration = Duration::from_secs(10);

@@ -10,7 +10,6 @@ use super::{Context, Front};
 use crate::chain::{self, Certain};
 use crate::fallback::Refusal;
 use crate::framing::Malformed;
-use crate::headers::{PROXY_STATUS, SERVER_TIMING};
 use crate::shape::{self, Head, Misshapen};
 use crate::via::Seen;
 
@@ -89,21 +88,12 @@ impl Front {
         refusal: Refusal,
     ) -> Result<bool> {
         context.trip.failure = refusal.failure;
-        let mut fields = HeaderMap::new();
-        fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if matches!(refusal.status, 429 | 503) {
-            fields.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        let (trip, trusted) = (&context.trip, context.client.trusted);
-        let told = [(PROXY_STATUS, Some(trip.proxy_status(trusted))), (SERVER_TIMING, trip.server_timing(trusted))];
-        for (name, text) in told {
-            if let Some(value) = text.and_then(|text| HeaderValue::from_str(&text).ok()) {
-                fields.insert(name, value);
-            }
-        }
-        self.answer(session, context, refusal.status, fields).await
+        let mut fields = chain::of_refusal(refusal, Duration::ZERO);
+        chain::tell(&mut fields, &context.trip, context.client.trusted, context.site.hsts.as_ref());
+        self.send(session, context, refusal.status, fields).await
     }
 
+    /// An answer that tells nothing of the request's way: there was none.
     async fn answer(
         &self,
         session: &mut ServerSession,
@@ -111,10 +101,17 @@ impl Front {
         status: u16,
         mut fields: HeaderMap,
     ) -> Result<bool> {
-        fields.append(header::VIA, HeaderValue::from_static("1.1 hopfall"));
-        if let Some(hsts) = &context.site.hsts {
-            fields.insert(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
-        }
+        chain::tell_of_us(&mut fields, context.site.hsts.as_ref());
+        self.send(session, context, status, fields).await
+    }
+
+    async fn send(
+        &self,
+        session: &mut ServerSession,
+        context: &mut Context,
+        status: u16,
+        fields: HeaderMap,
+    ) -> Result<bool> {
         let method = session.req_header().method.clone();
         chain::send_own(session, &method, status, fields, &mut context.trip).await?;
         if !session.is_body_done() {

@@ -33,7 +33,7 @@ use crate::config::{Listener, Protocol, Route};
 use crate::edge::Connection;
 use crate::fallback::{Failure, Outcome, Refusal};
 use crate::framing::Body;
-use crate::headers::{self, Client, PROXY_STATUS};
+use crate::headers::{self, Client};
 use crate::origin::{check_head, connect_failure};
 use crate::snapshot::Caller;
 use crate::trace_context::{TRACEPARENT, TRACESTATE, Trace};
@@ -364,17 +364,14 @@ impl ProxyHttp for Front {
                 response.remove_header(name);
             }
         }
-        response.append_header(header::VIA, "1.1 hopfall")?;
-        if let Some(timing) = context.trip.server_timing(context.client.trusted) {
-            response.append_header(headers::SERVER_TIMING, timing)?;
+        let mut told = HeaderMap::new();
+        chain::tell(&mut told, &context.trip, context.client.trusted, context.site.hsts.as_ref());
+        if told.contains_key(header::STRICT_TRANSPORT_SECURITY) {
+            response.remove_header(&header::STRICT_TRANSPORT_SECURITY);
         }
-        if let Some(cookie) = &context.trip.set_cookie {
-            response.append_header(header::SET_COOKIE, cookie)?;
+        for (name, value) in &told {
+            response.append_header(name.clone(), value.clone())?;
         }
-        if let Some(hsts) = &context.site.hsts {
-            response.insert_header(header::STRICT_TRANSPORT_SECURITY, hsts)?;
-        }
-        response.append_header(PROXY_STATUS, context.trip.proxy_status(context.client.trusted))?;
         Ok(())
     }
 
