@@ -470,7 +470,8 @@ pub struct Health {
     /// Most of the pool's nodes, in percent, that real requests may bring down. One node may always be brought down, unless
     /// it is the last one up. Active checks are not bounded by this. Default 100.
     pub eject_at_most: Option<Field<u32>>,
-    /// How long real requests keep a node down where no active check would bring it back. Default 10s.
+    /// How long real requests keep a node down where no active check would bring it back. After that one request at a time
+    /// tries it, until one is served. Default 10s.
     pub eject_for: Option<Field<Duration>>,
 }
 

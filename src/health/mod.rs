@@ -2,8 +2,8 @@
 //!
 //! Two sources speak about one state. Active checks bring a node down after `fall` failures in a row and
 //! up after `rise` passes. Passive signals (real requests) bring it down the same way; where no active
-//! check would ever bring it back, the ejection ends by itself after `eject_for`, on trial: one more
-//! failure ejects it again at once.
+//! check would ever bring it back, the ejection ends by itself after `eject_for`, on trial: one request is
+//! sent there, and no other until that one is judged. A pass brings the node up, and a failure ejects it again at once.
 
 mod expected;
 
@@ -37,9 +37,10 @@ pub struct Health {
 enum State {
     Up,
     Down,
-    /// Ejected by real traffic, and back on trial at this time.
+    /// Ejected by real traffic, and back on trial at this time. `tried`: a request is there already, to see.
     Ejected {
         until: Duration,
+        tried: bool,
     },
 }
 
@@ -70,7 +71,7 @@ impl Health {
         match self.state {
             State::Up => true,
             State::Down => false,
-            State::Ejected { until } => now >= until,
+            State::Ejected { until, .. } => now >= until,
         }
     }
 
@@ -84,18 +85,27 @@ impl Health {
         self.state == State::Up && self.against == 0
     }
 
+    /// A request is sent there. If it is one that tries the node, no other is, unless nothing comes of it for `eject_for`.
+    pub fn is_asked(&mut self, now: Duration, eject_for: Duration) {
+        if let State::Ejected { until, .. } = self.state
+            && now >= until
+        {
+            self.state = State::Ejected { until: now + eject_for, tried: true };
+        }
+    }
+
     /// Takes one signal in. `last` says that no other node of the pool is up: real traffic then never
     /// ejects this one, because a doubtful node serves more than none.
     pub fn observe(&mut self, signal: Signal, now: Duration, thresholds: &Thresholds, last: bool) -> Option<Change> {
         let passed = matches!(signal, Signal::CheckPassed | Signal::RequestPassed);
-        if let State::Ejected { until } = self.state
-            && now >= until
+        if let State::Ejected { until, tried } = self.state
+            && (tried || now >= until)
         {
             // On trial: a pass acquits at once, and a failure ejects again at once.
             let verdict = match (passed, last) {
                 (true, _) => State::Up,
-                (false, true) => State::Ejected { until: now },
-                (false, false) => State::Ejected { until: now + thresholds.eject_for },
+                (false, true) => State::Ejected { until: now, tried: false },
+                (false, false) => State::Ejected { until: now + thresholds.eject_for, tried: false },
             };
             self.enter(verdict, now);
             return passed.then_some(Change::Up);
@@ -116,7 +126,9 @@ impl Health {
             return None;
         }
         let down = match signal {
-            Signal::RequestFailed if !thresholds.checked => State::Ejected { until: now + thresholds.eject_for },
+            Signal::RequestFailed if !thresholds.checked => {
+                State::Ejected { until: now + thresholds.eject_for, tried: false }
+            }
             _ => State::Down,
         };
         self.enter(down, now);
@@ -179,6 +191,26 @@ mod tests {
         assert!(health.is_up(at(21)), "but never the last one");
         assert_eq!(health.observe(RequestPassed, at(21), &UNCHECKED, false), Some(Change::Up));
         assert_eq!(health.observe(RequestFailed, at(22), &UNCHECKED, false), None, "a pass on trial acquits");
+    }
+
+    #[test]
+    fn one_request_at_a_time_tries_a_node() {
+        let mut health = Health::default();
+        health.is_asked(at(0), UNCHECKED.eject_for);
+        for _ in 0..3 {
+            health.observe(RequestFailed, at(0), &UNCHECKED, false);
+        }
+        health.is_asked(at(5), UNCHECKED.eject_for);
+        assert!(health.is_up(at(10)), "who is asked before the trial, because all are down, tries nothing");
+        health.is_asked(at(10), UNCHECKED.eject_for);
+        assert!(!health.is_up(at(19)));
+        assert!(health.is_up(at(20)), "nothing came of it");
+        health.is_asked(at(20), UNCHECKED.eject_for);
+        assert_eq!(health.observe(RequestFailed, at(25), &UNCHECKED, false), None);
+        assert!(!health.is_up(at(34)));
+        health.is_asked(at(35), UNCHECKED.eject_for);
+        assert_eq!(health.observe(RequestPassed, at(36), &UNCHECKED, false), Some(Change::Up));
+        assert!(health.is_up(at(36)));
     }
 
     #[test]

@@ -132,6 +132,7 @@ impl Pool {
             }
         };
         let chosen = self.nodes.get(chosen)?;
+        chosen.condition.is_asked(now, self.config.health.thresholds.eject_for);
         if first {
             self.stick.keep(asker, before, chosen.target, now);
         }

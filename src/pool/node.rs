@@ -207,6 +207,13 @@ impl Condition {
         self.is_spotless() || self.health().is_up(now)
     }
 
+    /// A request is sent there, which may try whether it is well again.
+    pub(super) fn is_asked(&self, now: Duration, eject_for: Duration) {
+        if !self.is_spotless() {
+            self.health().is_asked(now, eject_for);
+        }
+    }
+
     fn is_spotless(&self) -> bool {
         self.spotless.load(Ordering::Relaxed)
     }

@@ -345,6 +345,35 @@ fn an_ejected_node_is_up_again_once_it_serves() {
     hopfall.wait_for_log("node ejected of pool images is up");
 }
 
+/// Else each time that an ejection ends, a share of all clients waits for as long as the node may be silent.
+#[test]
+fn a_node_that_still_hangs_is_tried_by_one_request_at_a_time() {
+    const CLIENTS: usize = 8;
+    let well = Origin::always(Reply::ok("x").delay(Duration::from_millis(5)));
+    let hung = Origin::always(Reply::hang());
+    let fleet = Fleet::new().node("hung", hung.addr()).node("well", well.addr());
+    let hopfall = fleet.pool("header_timeout: 300ms").pool("health: { fall: 1, eject_for: 1s }").start();
+    wait_until("it is ejected", PATIENCE, || {
+        hopfall.get("/first");
+        hopfall.metrics().value("hopfall_node_up", &[("node", "hung")]) == 0.0
+    });
+    let before = hung.requests().len();
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for client in 0..CLIENTS {
+            let mut connection = hopfall.connect();
+            scope.spawn(move || {
+                for i in (0..).take_while(|_| began.elapsed() < Duration::from_secs(4)) {
+                    let answer = connection.request("GET", &format!("/{client}-{i}"), &[]).response();
+                    assert_eq!(answer.status, 200);
+                }
+            });
+        }
+    });
+    let tried = hung.requests().len() - before;
+    assert!((2..=4).contains(&tried), "{tried} requests tried it in 4 s, where one in 1 to 1.3 s should");
+}
+
 /// A disk that is not mounted answers fast 404s: the node is asked last, and never taken out.
 #[test]
 fn a_node_that_suddenly_lacks_everything_is_asked_last() {
