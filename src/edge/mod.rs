@@ -24,6 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 pub use connection::{Connection, Phase};
 pub use http::Http;
+pub use socket::taking;
 
 use crate::admission::Admission;
 use crate::config::{Clients, Peer};

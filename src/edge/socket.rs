@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -111,6 +111,12 @@ impl Socket {
 /// Bytes that the other side of a socket has acknowledged so far; kernels before 6.2 do not say.
 pub(super) fn taken(socket: UniqueIDType) -> Option<u64> {
     get_tcp_info(socket).ok().map(|info| info.tcpi_bytes_acked)
+}
+
+/// The same, while there is more that it has to take.
+pub fn taking(socket: RawFd) -> Option<u64> {
+    let info = get_tcp_info(socket).ok()?;
+    (info.tcpi_unacked > 0 || info.tcpi_notsent_bytes > 0).then_some(info.tcpi_bytes_acked)
 }
 
 impl Drop for Socket {

@@ -6,6 +6,7 @@
 //! small pieces an extra call each (decision 0016).
 
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::Poll;
@@ -20,6 +21,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Pipes;
 use super::pipe::Passed;
+use crate::edge;
 
 /// One side of a joined connection. Closed before its streams came to their ends, it is reset, whoever closes it: set
 /// beforehand, this holds when the process is killed too.
@@ -85,13 +87,14 @@ impl<'a> Relay<'a> {
     /// # Errors
     /// When a side broke, or nothing came either way for `idle_timeout`. Both sides are reset when they are dropped then.
     pub(super) async fn run(&self, client: &mut Side, node: &mut Side) -> io::Result<()> {
+        let sides = [client.0.as_raw_fd(), node.0.as_raw_fd()];
         let (from_client, to_client) = client.0.split();
         let (from_node, to_node) = node.0.split();
         tokio::select! {
             biased;
             ended = self.way(from_client, to_node, &self.up) => ended?,
             ended = self.way(from_node, to_client, &self.down) => ended?,
-            () = self.idle() => return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing came either way for too long")),
+            () = self.idle(sides) => return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing came either way for too long")),
         }
         client.finish();
         node.finish();
@@ -155,14 +158,25 @@ impl<'a> Relay<'a> {
         self.moved.store(now, Ordering::Relaxed);
     }
 
-    /// Ends when nothing was passed on for `idle_timeout`.
-    async fn idle(&self) {
+    /// Ends when nothing was passed on for `idle_timeout`, neither by us nor by the kernel: a slow side may take longer for
+    /// what we gave it in one piece.
+    async fn idle(&self, sides: [RawFd; 2]) {
+        let mut before = [None; 2];
+        let mut until = self.began + self.idle_timeout;
         loop {
-            let until = self.began + Duration::from_millis(self.moved.load(Ordering::Relaxed)) + self.idle_timeout;
-            if Instant::now() >= until {
+            sleep_until(until).await;
+            let due = self.began + Duration::from_millis(self.moved.load(Ordering::Relaxed)) + self.idle_timeout;
+            if Instant::now() < due {
+                before = [None; 2];
+                until = due;
+                continue;
+            }
+            let taking = sides.map(edge::taking);
+            if taking == before {
                 return;
             }
-            sleep_until(until).await;
+            before = taking;
+            until = Instant::now() + self.idle_timeout;
         }
     }
 }

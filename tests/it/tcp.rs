@@ -186,6 +186,31 @@ fn silence_ends_both_sides_by_a_reset() {
     assert_eq!(ending(&mut server), (Vec::new(), Ending::Reset));
 }
 
+/// What it was given in one piece it may take for longer than the idle time.
+#[test]
+fn a_slow_reader_is_not_idle_until_it_stops() {
+    let node = Raw::listen();
+    let hopfall = start(&[node.addr()], "idle_timeout: 1s", "");
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(16 << 10).unwrap();
+    socket.connect(&hopfall.address("raw").into()).unwrap();
+    let mut client = TcpStream::from(socket);
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut server = node.accept();
+    let sender = std::thread::spawn(move || server.write_all(&vec![b'x'; 32 << 20]));
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(5) {
+        let read = client.read(&mut [0; 2 << 10]).unwrap();
+        assert!(read > 0, "after {:?}", began.elapsed());
+        let next = Instant::now() + Duration::from_millis(50);
+        wait_until("the next piece's turn", PATIENCE, || Instant::now() >= next);
+    }
+    let stopped = Instant::now();
+    assert!(sender.join().unwrap().is_err(), "the node is reset");
+    assert!(stopped.elapsed() > Duration::from_millis(500), "{:?}", stopped.elapsed());
+    assert_eq!(ending(&mut client).1, Ending::Reset);
+}
+
 #[test]
 fn a_reset_is_passed_on() {
     let node = Raw::listen();
