@@ -18,6 +18,11 @@ impl Span {
         self.from.saturating_add(self.to.saturating_sub(self.from).saturating_mul(millionths) / MILLION)
     }
 
+    /// Whether this moment is in it.
+    pub fn holds(self, now: i64) -> bool {
+        (self.from..=self.to).contains(&now)
+    }
+
     /// Whether so much of a certificate's life is over that somebody should look why it was not renewed.
     pub fn is_ending(self, now: i64) -> bool {
         now >= self.at(LAST_TENTH)

@@ -269,7 +269,8 @@ pub struct Tls {
     pub ocsp: Option<Field<String>>,
     /// More certificates, chosen by the name that the client asks for (SNI). Default: none.
     pub more: Option<Vec<Certificate>>,
-    /// A folder with more: each NAME.crt or NAME.pem with NAME.key, and NAME.ocsp if there is one. Default: none.
+    /// A folder with more: each NAME.crt or NAME.pem with NAME.key, and NAME.ocsp if there is one. Of several for one name,
+    /// the first that is good at the time is shown. Default: none.
     pub folder: Option<Field<String>>,
     /// Names whose certificates are got by ACME, one for each name; see `acme` at the top level. The CA validates them by
     /// tls-alpn-01 (RFC 8737), for which it connects to port 443 of the name: that has to be this listener. Until a name's

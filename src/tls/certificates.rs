@@ -26,6 +26,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::{Issued, Leaf};
 use crate::config::{CertificateFiles, Tls};
 use crate::metrics::Metrics;
+use crate::renewal::Span;
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -47,13 +48,17 @@ pub struct Certificates {
 /// Certificates by name.
 #[derive(Default)]
 struct Known {
-    /// In lower case; `*.example.com` as it stands. Several of one name differ in the kind of their key.
-    by_name: HashMap<String, Vec<Arc<CertifiedKey>>>,
+    /// In lower case; `*.example.com` as it stands. Several of one name differ in the kind of their key, or in their time.
+    by_name: HashMap<String, Vec<Dated>>,
     /// For clients that name no host, or one that nobody has: the first certificate, and its first name, under which there
     /// may be others with a key of another kind.
-    default: Option<(Arc<CertifiedKey>, Option<String>)>,
-    /// When the first of each name's expires, as a Unix time.
-    expires: HashMap<String, i64>,
+    default: Option<(Dated, Option<String>)>,
+}
+
+#[derive(Clone)]
+struct Dated {
+    certified: Arc<CertifiedKey>,
+    life: Span,
 }
 
 /// What tells a file from its next version.
@@ -123,33 +128,37 @@ impl Certificates {
         self.reloads.with_label_values(&[self.listener.as_str(), result]).inc();
     }
 
-    /// Tells the metrics when they expire. To be called when they are in use.
+    /// Tells the metrics when they expire, but where the CA's come before them. To be called when they are in use.
     pub fn show(&self) {
-        for (name, expires) in &self.known.load().expires {
-            self.expires.with_label_values(&[self.listener.as_str(), name.as_str()]).set(*expires);
+        for (name, dated) in &self.known.load().by_name {
+            if let Some(expires) = expires(dated).filter(|_| !self.is_issued(name)) {
+                self.expires.with_label_values(&[self.listener.as_str(), name.as_str()]).set(expires);
+            }
         }
     }
 
     /// Takes from the metrics what [`Certificates::show`] has told them.
     pub fn hide(&self) {
-        for name in self.known.load().expires.keys() {
+        for name in self.known.load().by_name.keys().filter(|name| !self.is_issued(name)) {
             // Nobody may have seen it there yet.
             let _ = self.expires.remove_label_values(&[self.listener.as_str(), name.as_str()]);
         }
     }
 
+    fn is_issued(&self, name: &str) -> bool {
+        self.acme.iter().any(|own| own == name) && self.issued.certificate(name).is_some()
+    }
+
     fn load(&self) -> anyhow::Result<Known> {
         let mut known = Known::default();
         for files in &self.all_files()? {
-            let (key, leaf) = read(files)?;
-            let (key, names) = (Arc::new(key), leaf.names);
+            let (certified, Leaf { names, life, .. }) = read(files)?;
+            let dated = Dated { certified: Arc::new(certified), life };
             for name in &names {
-                let expires = known.expires.entry(name.clone()).or_insert(leaf.life.to);
-                *expires = leaf.life.to.min(*expires);
-                known.by_name.entry(name.clone()).or_default().push(key.clone());
+                known.by_name.entry(name.clone()).or_default().push(dated.clone());
             }
             if known.default.is_none() {
-                known.default = Some((key, names.into_iter().next()));
+                known.default = Some((dated, names.into_iter().next()));
             }
         }
         if known.default.is_none() && self.acme.is_empty() {
@@ -194,18 +203,30 @@ impl Certificates {
 }
 
 impl Known {
-    fn find(&self, name: Option<&str>) -> &[Arc<CertifiedKey>] {
+    fn find(&self, name: Option<&str>) -> &[Dated] {
         let named = |name: &str| {
             // RFC 9525 §6.3: a `*` stands for one label, the first.
             let wild = || Some(format!("*.{}", name.split_once('.')?.1));
             self.by_name.get(name).or_else(|| self.by_name.get(&wild()?)).map(Vec::as_slice)
         };
         let default = || {
-            let (key, name) = self.default.as_ref()?;
-            name.as_deref().and_then(named).or(Some(std::slice::from_ref(key)))
+            let (dated, name) = self.default.as_ref()?;
+            name.as_deref().and_then(named).or(Some(std::slice::from_ref(dated)))
         };
         name.and_then(|name| named(&name.to_ascii_lowercase())).or_else(default).unwrap_or_default()
     }
+}
+
+fn unix_now() -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// When the first kind of client has none of one name's that is still good.
+fn expires(named: &[Dated]) -> Option<i64> {
+    let kind = |dated: &Dated| dated.certified.key.algorithm();
+    let last = |of: &Dated| named.iter().filter(|dated| kind(dated) == kind(of)).map(|dated| dated.life.to).max();
+    named.iter().filter_map(last).min()
 }
 
 impl ResolvesServerCert for Certificates {
@@ -221,9 +242,11 @@ impl ResolvesServerCert for Certificates {
             }
         }
         let known = self.known.load();
-        let keys = known.find(name);
-        let fits = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
-        let from_files = keys.iter().find(fits).or(keys.first()).cloned();
+        let named = known.find(name);
+        let fit =
+            || named.iter().filter(|dated| dated.certified.key.choose_scheme(hello.signature_schemes()).is_some());
+        let from_files = fit().find(|dated| dated.life.holds(unix_now())).or(fit().next()).or(named.first());
+        let from_files = from_files.map(|dated| dated.certified.clone());
         from_files.or_else(|| self.acme.iter().find_map(|name| self.issued.certificate(name)))
     }
 }

@@ -175,6 +175,42 @@ fn a_certificate_is_chosen_by_name() {
     assert!(expires("first.example"));
 }
 
+/// A renewed certificate often comes beside the old one, under a file name of its own.
+#[test]
+fn of_two_certificates_for_a_name_the_one_that_is_good_is_shown_and_told_of() {
+    let node = Origin::always(Reply::ok("x"));
+    let folder = tempfile::tempdir().unwrap();
+    let put = |file: &str, certificate: &Certificate| {
+        std::fs::copy(certificate.cert_path(), folder.path().join(format!("{file}.crt"))).unwrap();
+        std::fs::copy(certificate.key_path(), folder.path().join(format!("{file}.key"))).unwrap();
+    };
+    let remove = |file: &str| {
+        ["crt", "key"].map(|kind| std::fs::remove_file(folder.path().join(format!("{file}.{kind}"))).unwrap())
+    };
+    put("1", &Certificate::expired(&["cats.example"]));
+    put("2", &Certificate::for_names(&["cats.example", "new.example"]));
+    put("3", &Certificate::for_names(&["dogs.example"]));
+    let tls = format!("tls: {{ folder: \"{}\" }}", folder.path().display());
+    let hopfall = Fleet::new().node("node", node.addr()).listener("protocol: https").listener(&tls).start();
+    let expires = |name: &str| {
+        hopfall.metrics().sum("hopfall_certificate_expires_timestamp_seconds", &[("listener", "web"), ("name", name)])
+    };
+    for name in ["cats.example", ""] {
+        assert!(shown(&hopfall, name, &[]).contains("DNS:new.example"), "`{name}` is shown an expired one");
+    }
+    assert!(expires("cats.example") > 2e9 && expires("dogs.example") > 2e9);
+
+    remove("3");
+    hopfall.wait_for_log("its certificates were read again");
+    wait_until("one that is gone is told of no more", PATIENCE, || expires("dogs.example") == 0.0);
+    remove("2");
+    let shows_old = || !shown(&hopfall, "cats.example", &[]).contains("DNS:new.example");
+    wait_until("an expired one is better than none", PATIENCE, shows_old);
+    wait_until("it is told when it expires", PATIENCE, || {
+        (1.0..1e9).contains(&expires("cats.example")) && expires("new.example") == 0.0
+    });
+}
+
 #[test]
 fn a_changed_certificate_is_used_without_dropping_a_connection() {
     let node = Origin::always(Reply::ok("x"));
