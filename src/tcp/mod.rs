@@ -14,11 +14,12 @@ mod relay;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use log::debug;
+use log::{debug, warn};
 use prometheus::{IntCounter, IntGauge};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -35,6 +36,7 @@ use crate::metrics::Metrics;
 use crate::origin::is_ours;
 use crate::pool::{Asker, Node, Permit};
 use crate::proxy_protocol;
+use crate::quiet::Quiet;
 use crate::snapshot::Snapshot;
 
 /// One tcp listener's way to its pool.
@@ -46,6 +48,9 @@ pub struct Tcp {
     open: IntGauge,
     received: IntCounter,
     sent: IntCounter,
+    /// Clients that no node took.
+    unserved: AtomicU64,
+    quiet: Quiet,
 }
 
 /// Where the connections of one listener go. Swapped whole when the config changes: a connection keeps the one that it
@@ -68,29 +73,34 @@ impl Tcp {
             received: metrics.tcp_bytes.with_label_values(&[name, "in"]),
             sent: metrics.tcp_bytes.with_label_values(&[name, "out"]),
             metrics,
+            unserved: AtomicU64::new(0),
+            quiet: Quiet::for_each(TELL_EVERY),
         }
     }
 
     /// A connection to the first node that takes one, with the place it holds there. `local` is our own end of the
-    /// client's connection.
+    /// client's connection. `Err` says why there is none.
     async fn join<'a>(
         &self,
         site: &'a Site,
         client: SocketAddr,
         local: SocketAddr,
-    ) -> Option<(&'a Node, Side, Permit)> {
-        let pool = site.snapshot.pools.get(site.pool)?;
+    ) -> Result<(&'a Node, Side, Permit), String> {
+        let none = || "no node is to be asked".to_owned();
+        let pool = site.snapshot.pools.get(site.pool).ok_or_else(none)?;
         let header = pool.config.proxy_protocol.map(|version| proxy_protocol::write(version, client, local));
         let header = header.unwrap_or_default();
         let asker = Asker { path: b"", client: client.ip().to_canonical(), fields: None };
         let mut visited = Visited::default();
+        let mut last = None;
         while let Some(node) = pool.pick(&visited, site.snapshot.now(), &asker, |_| Mark::Unknown) {
             // Never twice, whatever `pick` says.
             if !visited.insert(node.target) {
-                return None;
+                break;
             }
             let Some(place) = node.gate.enter().await else {
                 node.metrics.attempted(Outcome::Busy(Busy::Full).as_str());
+                last = Some((node, "it has no place free (`max_in_flight`)"));
                 continue;
             };
             match connect(node, &header, pool.config.bounds.connect_timeout).await {
@@ -98,20 +108,34 @@ impl Tcp {
                     node.metrics.connects.inc();
                     node.metrics.attempted("found");
                     pool.observe(node, Signal::RequestPassed, site.snapshot.now(), &self.metrics);
-                    return Some((node, Side::new(tcp), place));
+                    return Ok((node, Side::new(tcp), place));
                 }
                 Err(outcome) => {
                     debug!("{}: node {}: {:?}", self.listener, node.name, outcome);
                     node.metrics.attempted(outcome.as_str());
+                    last = Some((node, outcome.failure().map_or("hopfall has no more files to open", Failure::as_str)));
                     if outcome.harms_health() {
                         pool.observe(node, Signal::RequestFailed, site.snapshot.now(), &self.metrics);
                     }
                 }
             }
         }
-        None
+        Err(last.map_or_else(none, |(node, why)| format!("the last one, {}: {why}", node.name)))
+    }
+
+    /// One line for all clients that no node takes within a while: nothing else tells of them where the nodes' health does
+    /// not change.
+    fn tell_unserved(&self, why: &str) {
+        let count = self.unserved.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.quiet.is_over(Instant::now()) {
+            let listener = &self.listener;
+            warn!("{listener}: no node takes a connection, and clients are reset, {count} so far; {why}");
+        }
     }
 }
+
+/// How often the log is told of clients that no node takes.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 
 #[async_trait]
 impl Carry for Tcp {
@@ -124,8 +148,12 @@ impl Carry for Tcp {
         edge::bound_unsent(&accepted.tcp, told);
         let mut client = Side::new(accepted.tcp);
         let site = self.site.load_full();
-        let Some((node, mut upstream, _place)) = self.join(&site, peer, local).await else {
-            return debug!("{}: {told}: no node takes a connection", self.listener);
+        let (node, mut upstream, _place) = match self.join(&site, peer, local).await {
+            Ok(joined) => joined,
+            Err(why) => {
+                debug!("{}: {told}: no node takes a connection; {why}", self.listener);
+                return self.tell_unserved(&why);
+            }
         };
         let open = Open::count(&self.open);
         let relay = Relay::new(&self.pipes, site.idle_timeout, &self.received, &self.sent);

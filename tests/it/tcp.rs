@@ -148,7 +148,12 @@ fn connections_are_shared_among_the_nodes() {
 #[test]
 fn without_a_node_the_client_is_reset() {
     let hopfall = start(&[reserve(), reserve()], "", "");
-    assert_eq!(ending(&mut connect(hopfall.address("raw"))), (Vec::new(), Ending::Reset));
+    for _ in 0..3 {
+        assert_eq!(ending(&mut connect(hopfall.address("raw"))), (Vec::new(), Ending::Reset));
+    }
+    hopfall.wait_for_log("raw: no node takes a connection, and clients are reset, 1 so far; the last one, ");
+    assert!(hopfall.log().contains(": connection_refused"));
+    assert_eq!(hopfall.log().matches("no node takes").count(), 1, "not a line for each");
 }
 
 #[test]
