@@ -119,7 +119,7 @@ impl Clients {
     /// A client's address as logs may have it.
     pub fn address(self, client: IpAddr) -> IpAddr {
         match self {
-            Clients::Full => client,
+            Clients::Full => client.to_canonical(),
             Clients::Truncated => truncated(client),
         }
     }
@@ -176,6 +176,10 @@ mod tests {
     #[test]
     fn a_truncated_client_has_no_port() {
         let client = "198.51.100.7:4711".parse().unwrap();
+        assert_eq!(Clients::Full.peer(client).to_string(), "198.51.100.7:4711");
+        assert_eq!(Clients::Truncated.peer(client).to_string(), "198.51.100.0");
+        // As an IPv4 client of a listener for both families has it.
+        let client = "[::ffff:198.51.100.7]:4711".parse().unwrap();
         assert_eq!(Clients::Full.peer(client).to_string(), "198.51.100.7:4711");
         assert_eq!(Clients::Truncated.peer(client).to_string(), "198.51.100.0");
         let client = "[2001:db8:1:2::7]:4711".parse().unwrap();
