@@ -290,7 +290,16 @@ impl Planner<'_> {
                 "http and https: a node has 5s to begin its answer; if yours need longer, raise `header_timeout` of the pool, and `deadline` of the route above it".into(),
             );
             report.changed.push(
+                "http and https: an upload above 1GiB is refused (413), a request that takes longer than 1h with its body is cut, and a WebSocket on which a node is silent for 60s, too; `body_bytes` of the listener, `transfer_deadline` of the route and `tunnel_timeout` of the pool raise that".into(),
+            );
+            report.changed.push(
                 "http and https: a request from a node's own address is asked of no node, so that it cannot loop; if your nodes call the balancer themselves, write `from_nodes: trust` in the pool".into(),
+            );
+        }
+        if self.plan.listeners.iter().any(|listener| listener.protocol == Protocol::Tcp) {
+            report.changed.push(
+                "tcp: a connection without a byte either way for 10m is reset; `idle_timeout` of the listener raises that"
+                    .into(),
             );
         }
         if self.plan.pools.iter().any(|pool| pool.max_in_flight.is_none()) {
