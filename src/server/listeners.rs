@@ -1,5 +1,6 @@
 //! The listeners that run: their sockets outlive the configs that name them.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Weak};
@@ -432,7 +433,10 @@ pub fn listen(name: &str, address: SocketAddr, handed: &mut Vec<Socket>) -> anyh
     let socket = if address.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
     // A restart must not wait for the old connections' TIME_WAIT.
     socket.set_reuseaddr(true)?;
-    socket.bind(address).with_context(|| format!("cannot bind {address}"))?;
+    let bound = socket.bind(address);
+    let both = bound.as_ref().is_err_and(|error| error.kind() == ErrorKind::AddrInUse) && address.ip().is_unspecified();
+    let hint = if both { " (`[::]` is for IPv4 too: there can be no `0.0.0.0` with the same port)" } else { "" };
+    bound.with_context(|| format!("cannot bind {address}{hint}"))?;
     Ok(socket.listen(BACKLOG)?)
 }
 

@@ -263,6 +263,19 @@ fn exit_codes_are_0_1_and_2() {
     let ran = hopfall::command(&["run", "-c", file.to_str().unwrap()]);
     assert_eq!(ran.code, Some(1));
     assert!(ran.stderr.contains("listener `web`: cannot bind"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("0.0.0.0"), "{}", ran.stderr);
+
+    // As nginx wants it, whose `[::]` is for IPv6 alone.
+    let port = hopfall::reserve().port();
+    let yaml = format!(
+        "listeners:\n  - {{ name: four, address: \"0.0.0.0:{port}\", route: r }}\n  - {{ name: six, address: \"[::]:{port}\", route: r }}\npools: {{ p: {{ nodes: [{{ name: a, address: \"127.0.0.1:1\" }}] }} }}\nroutes: {{ r: {{ chain: [p] }} }}\n"
+    );
+    std::fs::write(&file, yaml).unwrap();
+    let ran = hopfall::command(&["run", "-c", file.to_str().unwrap()]);
+    assert_eq!(ran.code, Some(1));
+    let told =
+        format!("cannot bind [::]:{port} (`[::]` is for IPv4 too: there can be no `0.0.0.0` with the same port)");
+    assert!(ran.stderr.contains(&told), "{}", ran.stderr);
 }
 
 #[test]
