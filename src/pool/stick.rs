@@ -24,7 +24,8 @@ pub(super) enum Stick {
     Cookie {
         name: String,
         /// A node's cookie tells its number by a keyed hash only, so that no client can name a node that it was never
-        /// sent to.
+        /// sent to. The cookie's value may have several, with dots between: a host has one cookie of a name for all its ports
+        /// and paths, and other pools of ours may be behind these.
         tokens: Vec<(TargetId, String)>,
     },
 }
@@ -83,7 +84,7 @@ impl Stick {
             }
             Stick::Cookie { name, tokens } => {
                 let came = cookie(asker.fields?, name)?;
-                tokens.iter().find(|(_, token)| *token == came).map(|(target, _)| *target)
+                tokens.iter().find(|(_, token)| came.split('.').any(|own| own == token)).map(|(target, _)| *target)
             }
         }
     }
@@ -99,13 +100,21 @@ impl Stick {
     pub(super) fn set_cookie(&self, asker: &Asker<'_>, chosen: TargetId) -> Option<HeaderValue> {
         let Stick::Cookie { name, tokens } = self else { return None };
         let (_, token) = tokens.iter().find(|(target, _)| *target == chosen)?;
-        let knows = asker.fields.and_then(|fields| cookie(fields, name)).is_some_and(|came| came == token);
-        if knows {
+        let came = asker.fields.and_then(|fields| cookie(fields, name)).unwrap_or_default();
+        if came.split('.').any(|own| own == token) {
             return None;
         }
-        HeaderValue::from_str(&format!("{name}={token}; Path=/; HttpOnly; SameSite=Lax")).ok()
+        let is_token = |other: &&str| other.len() == token.len() && other.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let others = came.split('.').filter(is_token).filter(|other| tokens.iter().all(|(_, own)| own != other));
+        let others: Vec<&str> = others.collect();
+        let mut value: Vec<&str> = others[others.len().saturating_sub(MOST_OTHERS)..].to_vec();
+        value.push(token);
+        HeaderValue::from_str(&format!("{name}={}; Path=/; HttpOnly; SameSite=Lax", value.join("."))).ok()
     }
 }
+
+/// Pools beside its own whose tokens a cookie keeps, the latest.
+const MOST_OTHERS: usize = 7;
 
 /// The value of a cookie (RFC 6265 §4.2.1).
 fn cookie<'a>(fields: &'a HeaderMap, name: &str) -> Option<&'a str> {

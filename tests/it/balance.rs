@@ -71,6 +71,37 @@ fn a_cookie_brings_a_client_back_and_chooses_the_first_target_only() {
     assert!(moved.header("set-cookie").is_some_and(|set| !set.starts_with(&cookie)));
 }
 
+/// A browser has one cookie of a name for all paths and ports of a host, and several pools may be behind these.
+#[test]
+fn one_cookie_keeps_a_client_at_a_node_of_each_pool() {
+    let nodes = ["a", "b", "c", "d"].map(node);
+    let [a, b, c, d] = nodes.each_ref().map(Origin::addr);
+    let hopfall = Hopfall::start(&format!(
+        "listeners: [{{ name: web, address: \"{{web}}\", route: site, routes: [{{ path: /img/, route: images }}] }}]
+pools:
+  site: {{ stickiness: {{ kind: cookie }}, nodes: [{{ name: a, address: \"{a}\" }}, {{ name: b, address: \"{b}\" }}] }}
+  images: {{ stickiness: {{ kind: cookie }}, nodes: [{{ name: c, address: \"{c}\" }}, {{ name: d, address: \"{d}\" }}] }}
+routes: {{ site: {{ chain: [site] }}, images: {{ chain: [images] }} }}
+admin: {{ address: \"{{admin}}\" }}
+"
+    ));
+    // Of the balancer before, and of others whose cookie has our name.
+    let mut cookie = format!("NB_SRVID=srv-1.{}", vec!["0f".repeat(16); 20].join("."));
+    let mut served: Vec<(String, bool)> = Vec::new();
+    for _ in 0..4 {
+        for target in ["/x", "/img/x"] {
+            let answer = hopfall.connect().request("GET", target, &[("Cookie", &cookie)]).response();
+            let set = answer.header("set-cookie").map(|set| set.split(';').next().unwrap().to_owned());
+            served.push((answer.text(), set.is_some()));
+            cookie = set.unwrap_or(cookie);
+        }
+    }
+    let again: Vec<_> = served[..2].iter().map(|(name, _)| (name.clone(), false)).collect();
+    assert!(served[2..].chunks(2).all(|both| both == again), "{served:?}");
+    assert_eq!(cookie.split('.').count(), 8, "{cookie}");
+    assert!(!cookie.contains("srv-1"), "{cookie}");
+}
+
 #[test]
 fn a_node_is_drained_without_a_failed_request() {
     let (a, b) = (node("a"), node("b"));
