@@ -80,7 +80,7 @@ pub enum Word {
 }
 
 /// How long either side waits for the other to read or write. Starting may look names up and open disks.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The largest state, which is far below this.
 const MOST_STATE: u64 = 16 << 20;
 const MOST_LOCATION: u64 = 32 << 30;

@@ -257,16 +257,20 @@ impl Server {
 
     /// Serves until `told` says how to stop. While draining, a second word from `told` ends it at once.
     pub async fn run(mut self, mut told: impl AsyncFnMut() -> Told) {
+        // What was told while something else was done.
+        let mut next = None;
         loop {
-            let word = {
+            let word = if let Some(word) = next.take() {
+                Some(word)
+            } else {
                 let mut word = pin!(told());
                 loop {
                     tokio::select! {
                         word = &mut word => break Some(word),
-                        Some(order) = self.orders.recv() => {
-                            if self.obey(order).await == Left::Yes {
-                                break None;
-                            }
+                        Some(order) = self.orders.recv() => match self.obey(order, word.as_mut()).await {
+                            (Left::Yes, _) => break None,
+                            (Left::No, Some(word)) => break Some(word),
+                            (Left::No, None) => {}
                         }
                     }
                 }
@@ -280,9 +284,11 @@ impl Server {
                 }
                 Told::Reload => drop(self.reload().await),
                 Told::Upgrade => {
-                    if self.upgrade().await.is_ok() {
+                    let (done, meanwhile) = self.upgrade(told()).await;
+                    if done.is_ok() {
                         return self.leave(told).await;
                     }
+                    next = meanwhile;
                 }
                 Told::ReopenLogs => self.access_log.reopen(),
             }
@@ -311,18 +317,19 @@ impl Server {
         }
     }
 
-    async fn obey(&mut self, order: Order) -> Left {
-        let (told, left, reply) = match order {
-            Order::Reload(reply) => (self.reload().await, Left::No, reply),
+    /// Also gives what was told meanwhile.
+    async fn obey(&mut self, order: Order, word: impl Future<Output = Told>) -> (Left, Option<Told>) {
+        let (told, left, meanwhile, reply) = match order {
+            Order::Reload(reply) => (self.reload().await, Left::No, None, reply),
             Order::Upgrade(reply) => {
-                let told = self.upgrade().await;
+                let (told, meanwhile) = self.upgrade(word).await;
                 let left = if told.is_ok() { Left::Yes } else { Left::No };
-                (told, left, reply)
+                (told, left, meanwhile, reply)
             }
         };
         // Who asked may have gone.
         let _ = reply.send(told);
-        left
+        (left, meanwhile)
     }
 
     /// Lets go of what was told of requests.

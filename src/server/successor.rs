@@ -4,7 +4,7 @@
 //! gets SIGKILL at a stop, in the middle of its requests. So a go-between starts it and ends at once, which makes it a
 //! child of the first process, as the daemons of old did.
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -27,15 +27,14 @@ pub struct Successor {
 }
 
 impl Successor {
-    /// Starts `program` with this process's arguments. Gives the end of the socket pair that is not its own. Blocks for a
+    /// Starts `program` with this process's arguments. `its` is its end of a socket pair, `here` the other one. Blocks for a
     /// moment.
     ///
     /// # Errors
     /// When it cannot be started, or has ended already.
-    pub fn start(program: &Path) -> io::Result<(Successor, UnixStream)> {
-        let (mut here, there) = UnixStream::pair()?;
+    pub fn start(program: &Path, mut here: &UnixStream, its: UnixStream) -> io::Result<Successor> {
         let mut command = Command::new(program);
-        command.args(std::env::args_os().skip(1)).env(VARIABLE, START).stdin(Stdio::from(OwnedFd::from(there)));
+        command.args(std::env::args_os().skip(1)).env(VARIABLE, START).stdin(Stdio::from(OwnedFd::from(its)));
         // The service manager's watchdog follows the main process, whichever that is.
         command.env_remove("WATCHDOG_PID");
         let mut between = command.spawn()?;
@@ -49,10 +48,14 @@ impl Successor {
             let _ = between.kill();
         }
         between.wait()?;
-        told?;
+        told.map_err(|error| match error.kind() {
+            ErrorKind::UnexpectedEof => io::Error::new(error.kind(), "it ended at once"),
+            ErrorKind::WouldBlock => io::Error::new(error.kind(), "it started nothing"),
+            _ => error,
+        })?;
         let pid = u32::from_le_bytes(pid);
-        let number = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
-        Ok((Successor { pid, handle: pidfd_open(number, PidfdFlags::empty())? }, here))
+        let number = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(ErrorKind::InvalidData)?;
+        Ok(Successor { pid, handle: pidfd_open(number, PidfdFlags::empty())? })
     }
 
     /// Ends it at once, if it has not ended.

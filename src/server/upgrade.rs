@@ -2,8 +2,10 @@
 //! one serves, this one accepts no more, answers what is asked on the connections that it has, and ends. When the new one
 //! fails, nothing has changed.
 
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,26 +19,46 @@ use crate::admin::Refused;
 use crate::chain::Chain;
 
 impl Server {
-    /// Starts the program anew and hands over to it. When it serves, this process is to leave.
+    /// Starts the program anew and hands over to it. When it serves, this process is to leave; else it goes on.
     ///
-    /// # Errors
-    /// When the new process does not come to serve. This one goes on.
-    pub(super) async fn upgrade(&mut self) -> Result<String, Refused> {
-        let done = self.try_upgrade().await;
+    /// `word` is what this process is told meanwhile. A word to stop ends the upgrade. What was told comes back.
+    pub(super) async fn upgrade(
+        &mut self,
+        word: impl Future<Output = Told>,
+    ) -> (Result<String, Refused>, Option<Told>) {
+        let mut meanwhile = None;
+        let done = self.try_upgrade(async { *meanwhile.insert(word.await) }).await;
         match &done {
             Ok(told) => info!("upgraded: {told}"),
             Err(refused) => error!("not upgraded, and serving goes on as before: {refused}"),
         }
-        done
+        (done, meanwhile)
     }
 
-    async fn try_upgrade(&mut self) -> Result<String, Refused> {
+    async fn try_upgrade(&mut self, word: impl Future<Output = Told>) -> Result<String, Refused> {
         let not_now = |error: anyhow::Error| Refused::NotNow(format!("{error:#}"));
         let program = self.program.clone().context("it is not known where this program is").map_err(not_now)?;
         let sockets = self.sockets().context("a socket cannot be handed over").map_err(not_now)?;
         let chain = self.running.load_full();
-        let handed = tokio::task::spawn_blocking(move || hand_over(&program, &chain, &sockets));
-        let pid = handed.await.context("handing over failed").and_then(|done| done).map_err(not_now)?;
+        let (here, there) = UnixStream::pair().context("no socket pair").map_err(not_now)?;
+        let ours = here.try_clone().context("no socket pair").map_err(not_now)?;
+        let mut handed = tokio::task::spawn_blocking(move || hand_over(&program, &here, there, &chain, &sockets));
+        let word = async {
+            match word.await {
+                Told::Drain | Told::StopNow => {}
+                // It waits until this is done.
+                _ => std::future::pending().await,
+            }
+        };
+        let handed = tokio::select! {
+            handed = &mut handed => handed,
+            () = word => {
+                // Who waits for the new process is woken, and ends it.
+                let _ = ours.shutdown(Shutdown::Both);
+                handed.await.map(|done| done.context("this process is told to stop"))
+            }
+        };
+        let pid = handed.context("handing over failed").and_then(|done| done).map_err(not_now)?;
         notify::main_is(pid);
         Ok(format!("process {pid} serves"))
     }
@@ -80,16 +102,26 @@ impl Server {
 }
 
 /// Starts the program anew and hands all over to it. Gives its number when it serves. Blocks.
-fn hand_over(program: &Path, chain: &Chain, sockets: &[(String, SocketAddr, OwnedFd)]) -> anyhow::Result<u32> {
-    let (successor, to) =
-        Successor::start(program).with_context(|| format!("{} cannot be started", program.display()))?;
+fn hand_over(
+    program: &Path,
+    to: &UnixStream,
+    its: UnixStream,
+    chain: &Chain,
+    sockets: &[(String, SocketAddr, OwnedFd)],
+) -> anyhow::Result<u32> {
+    let successor =
+        Successor::start(program, to, its).with_context(|| format!("{} cannot be started", program.display()))?;
     let (state, location) = state(chain, sockets);
     let fds: Vec<BorrowedFd<'_>> = sockets.iter().map(|(_, _, socket)| socket.as_fd()).collect();
-    let heard = handover::send(&to, &state, &fds, &location).and_then(|()| handover::hear(&to));
+    let heard = handover::send(to, &state, &fds, &location).and_then(|()| handover::hear(to));
     let pid = successor.pid;
     let failed = match heard {
         Ok(Word::Serves) => return Ok(pid),
         Ok(Word::Failed(why)) => anyhow::Error::msg(why),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+            let patience = humantime::format_duration(handover::PATIENCE);
+            anyhow::anyhow!("process {pid} did not come to serve within {patience}")
+        }
         Err(error) => anyhow::anyhow!("process {pid} did not come to serve: {error}"),
     };
     // It may hang, and must not come to serve later on.

@@ -1,7 +1,9 @@
 //! A new process takes the old one's place, and no client notices.
 
+use std::fs;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -102,6 +104,46 @@ fn one_that_does_not_come_to_serve_changes_nothing() {
     let heir = Heirs::default().upgrade(&hopfall);
     wait_until("it has left", PATIENCE, || !is_running(hopfall.pid()));
     assert_ne!(heir, hopfall.pid());
+}
+
+#[test]
+fn a_process_whose_heir_hangs_can_be_stopped() {
+    let node = Origin::always(Reply::ok("x"));
+    // On the binary's own file system, so that it can be a second name of it.
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let [program, note, hangs, new] = ["hopfall", "pid", "hangs", "new"].map(|name| folder.path().join(name));
+    // As hopfall starts itself anew, but for what is started.
+    let script = format!(
+        "#!/bin/sh\nexec 3<&0\nsleep 300 <&3 &\n\
+         for shift in 0 8 16 24; do printf \"\\\\$(printf %03o $(($! >> shift & 255)))\"; done >&0\n\
+         echo $! >{0}.new\nmv {0}.new {0}\n",
+        note.display()
+    );
+    fs::write(&hangs, script).unwrap();
+    fs::set_permissions(&hangs, fs::Permissions::from_mode(0o755)).unwrap();
+    let put = |from: &str| fs::hard_link(from, &new).and_then(|()| fs::rename(&new, &program)).unwrap();
+    for by_signal in [true, false] {
+        put(hopfall::BINARY);
+        let builder = Fleet::new().node("node", node.addr()).builder().program(&[program.to_str().unwrap()]);
+        let mut hopfall = builder.start();
+        put(hangs.to_str().unwrap());
+        let mut admin = Client::connect(hopfall.admin());
+        if by_signal {
+            hopfall.signal("USR2");
+        } else {
+            admin.upload("POST", "/upgrade", &[("Host", "127.0.0.1")], b"");
+        }
+        wait_until("the heir runs", PATIENCE, || note.exists());
+        let heir = fs::read_to_string(&note).unwrap().trim().parse().unwrap();
+        fs::remove_file(&note).unwrap();
+        assert_eq!(hopfall.get("/x").status, 200, "nobody notices");
+        hopfall.signal("TERM");
+        assert_eq!(hopfall.wait_exit(PATIENCE), Some(0));
+        let log = hopfall.log();
+        assert!(log.contains("not upgraded, and serving goes on as before: this process is told to stop"), "{log}");
+        assert!(log.contains("drained"), "{log}");
+        wait_until("the heir is gone, and cannot come to serve", PATIENCE, || !is_running(heir));
+    }
 }
 
 #[test]

@@ -27,6 +27,7 @@ pub struct Builder {
     env: Vec<(String, String)>,
     addresses: Vec<(String, SocketAddr)>,
     ready: String,
+    program: Vec<String>,
     arguments: Vec<String>,
 }
 
@@ -67,6 +68,7 @@ impl Hopfall {
             env: Vec::new(),
             addresses: Vec::new(),
             ready: "/readyz".to_string(),
+            program: vec![BINARY.to_string()],
             arguments: Vec::new(),
         }
     }
@@ -255,6 +257,12 @@ impl Builder {
         self
     }
 
+    /// What is run in place of the binary: another path to it, or what runs it.
+    pub fn program(mut self, words: &[&str]) -> Builder {
+        self.program = words.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
     /// Reads its config file again whenever that changes.
     pub fn watch(mut self) -> Builder {
         self.arguments.push("--watch".to_owned());
@@ -299,8 +307,8 @@ impl Builder {
         let file = folder.path().join("hopfall.yaml");
         let mut addresses = self.addresses.clone();
         std::fs::write(&file, fill(&self.yaml, &mut addresses, &folder.path().display().to_string())).unwrap();
-        let mut command = clean_command();
-        command.arg("run").arg("-c").arg(&file).args(&self.arguments);
+        let mut command = clean_command_of(&self.program[0]);
+        command.args(&self.program[1..]).arg("run").arg("-c").arg(&file).args(&self.arguments);
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         Hopfall { process: Process::spawn(&mut command), addresses, folder }
     }
@@ -308,7 +316,11 @@ impl Builder {
 
 /// The machine's own credentials and log settings must not decide a test.
 fn clean_command() -> Command {
-    let mut command = Command::new(BINARY);
+    clean_command_of(BINARY)
+}
+
+fn clean_command_of(program: &str) -> Command {
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("AWS_") || name == "RUST_LOG" {
             command.env_remove(name);
