@@ -105,7 +105,7 @@ impl Handed {
             }
             None => Handed { sockets: activation::sockets()?, ..Handed::default() },
         };
-        Ok(Some(Handed { program: std::env::current_exe().ok(), ..handed }))
+        Ok(Some(Handed { program: successor::program().ok(), ..handed }))
     }
 
     /// Tells the process before this one why it has to go on.

@@ -7,7 +7,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -64,6 +64,24 @@ impl Successor {
     }
 }
 
+/// Where this program is: the path by which it was called, links and all. Where versions lie side by side, it is a link that
+/// leads to the next one, and the program itself stays.
+///
+/// # Errors
+/// When the kernel does not say which file it is.
+pub fn program() -> io::Result<PathBuf> {
+    let here = std::env::current_exe()?;
+    let leads_here = |path: &PathBuf| path.canonicalize().is_ok_and(|found| found == here);
+    let called = PathBuf::from(std::env::args_os().next().unwrap_or_default());
+    let called = if called.components().count() > 1 {
+        std::path::absolute(called).ok().filter(leads_here)
+    } else {
+        let folders = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&folders).map(|folder| folder.join(&called)).find(leads_here)
+    };
+    Ok(called.unwrap_or(here))
+}
+
 /// Does what a go-between has to do, if this process is one. `true`: it is, and may end.
 ///
 /// # Errors
@@ -72,7 +90,7 @@ pub fn go_between() -> io::Result<bool> {
     if std::env::var_os(VARIABLE).is_none_or(|value| value != START) {
         return Ok(false);
     }
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = Command::new(program()?);
     #[allow(clippy::zombie_processes)] // it outlives this process
     let successor = command.args(std::env::args_os().skip(1)).env(VARIABLE, RECEIVE).spawn()?;
     let mut to = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);

@@ -3,7 +3,8 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -104,6 +105,33 @@ fn one_that_does_not_come_to_serve_changes_nothing() {
     let heir = Heirs::default().upgrade(&hopfall);
     wait_until("it has left", PATIENCE, || !is_running(hopfall.pid()));
     assert_ne!(heir, hopfall.pid());
+}
+
+/// Has a link lead elsewhere, at once.
+fn lead(link: &Path, to: &str) {
+    let new = link.with_extension("new");
+    symlink(to, &new).unwrap();
+    fs::rename(new, link).unwrap();
+}
+
+#[test]
+fn a_link_that_leads_to_the_next_version_is_followed() {
+    let node = Origin::always(Reply::ok("x"));
+    let folder = tempfile::tempdir().unwrap();
+    let link = folder.path().join("hopfall");
+    lead(&link, hopfall::BINARY);
+    let mut hopfall = Fleet::new().node("node", node.addr()).builder().program(&[link.to_str().unwrap()]).start();
+    let mut heirs = Heirs::default();
+    // Of one that was started so itself, too.
+    for _ in 0..2 {
+        lead(&link, "/bin/false");
+        let ran = hopfall.order(&["upgrade"]);
+        assert!(ran.stderr.contains("cannot be started: it ended at once"), "{}{}", ran.stdout, ran.stderr);
+        assert_eq!(hopfall.get("/x").status, 200);
+        lead(&link, hopfall::BINARY);
+        heirs.upgrade(&hopfall);
+    }
+    assert_eq!(hopfall.wait_exit(PATIENCE), Some(0));
 }
 
 #[test]
