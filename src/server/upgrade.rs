@@ -37,6 +37,10 @@ impl Server {
 
     async fn try_upgrade(&mut self, word: impl Future<Output = Told>) -> Result<String, Refused> {
         let not_now = |error: anyhow::Error| Refused::NotNow(format!("{error:#}"));
+        if std::process::id() == 1 {
+            let why = "this is the first process of its container, which ends with it: replace the container";
+            return Err(Refused::NotNow(why.to_owned()));
+        }
         let program = self.program.clone().context("it is not known where this program is").map_err(not_now)?;
         let sockets = self.sockets().context("a socket cannot be handed over").map_err(not_now)?;
         let chain = self.running.load_full();

@@ -175,6 +175,17 @@ fn a_process_whose_heir_hangs_can_be_stopped() {
 }
 
 #[test]
+fn the_first_process_of_a_container_stays() {
+    let node = Origin::always(Reply::ok("x"));
+    let apart = ["unshare", "--pid", "--fork", "--kill-child", hopfall::BINARY];
+    let hopfall = Fleet::new().node("node", node.addr()).builder().program(&apart).start();
+    let ran = hopfall.order(&["upgrade"]);
+    assert_eq!(ran.code, Some(1), "{}", ran.stdout);
+    assert!(ran.stderr.contains("the first process of its container"), "{}", ran.stderr);
+    assert_eq!(hopfall.get("/x").status, 200);
+}
+
+#[test]
 fn the_new_one_is_to_others_who_the_old_one_was_and_knows_what_it_knew() {
     let a = Nginx::with_files(&[("cat.jpg", b"meow")]);
     let b = Nginx::with_files(&[("dog.jpg", b"woof"), ("cat.jpg", b"meow")]);
