@@ -1,11 +1,12 @@
-//! Watching the config file: its folder is watched, and not the file itself, so that one that is replaced is seen too, and
-//! one that is reached through links of that folder, as a mounted ConfigMap is.
+//! Watching the config file: its folder is watched, and not the file itself, so that one that is replaced is seen too; and
+//! the folders of all links that lead to it, and where they lead, as in a mounted ConfigMap.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use log::{info, warn};
+use log::{debug, info, warn};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
@@ -16,6 +17,8 @@ use crate::admin::Order;
 const QUIET: Duration = Duration::from_millis(300);
 /// Longest wait for that, where something always goes on.
 const MOST_WAIT: Duration = Duration::from_secs(3);
+/// Links in one another that are followed.
+const MOST_LINKS: usize = 16;
 
 /// Orders a reload whenever the file has other content than before. Ends with the future that it gives.
 ///
@@ -35,12 +38,35 @@ pub fn watch(file: &Path, orders: mpsc::Sender<Order>) -> anyhow::Result<impl Fu
     watcher
         .watch(&folder, RecursiveMode::NonRecursive)
         .with_context(|| format!("`{}` cannot be watched", folder.display()))?;
+    watch_links(&mut watcher, &file);
     let before = content(&file);
     Ok(follow(watcher, changes, file, before, orders))
 }
 
+/// Watches each folder in which a link on the way to the file may be replaced, or the file behind the links. A folder that
+/// is watched already goes on being watched.
+fn watch_links(watcher: &mut RecommendedWatcher, file: &Path) {
+    let mut folders = BTreeSet::new();
+    folders_of(file, &mut folders, MOST_LINKS);
+    for folder in folders {
+        if let Err(error) = watcher.watch(&folder, RecursiveMode::NonRecursive) {
+            debug!("`{}` cannot be watched: {error}", folder.display());
+        }
+    }
+}
+
+fn folders_of(file: &Path, folders: &mut BTreeSet<PathBuf>, links: usize) {
+    folders.extend(file.parent().map(Path::to_owned));
+    for (link, to) in file.ancestors().filter_map(|part| Some((part, std::fs::read_link(part).ok()?))) {
+        let Some(folder) = link.parent().filter(|_| links > 0) else { continue };
+        folders.insert(folder.to_owned());
+        let behind = file.strip_prefix(link).unwrap_or(Path::new("")).components();
+        folders_of(&behind.fold(folder.join(to), |path, part| path.join(part)), folders, links - 1);
+    }
+}
+
 async fn follow(
-    _watcher: RecommendedWatcher,
+    mut watcher: RecommendedWatcher,
     mut changes: mpsc::Receiver<()>,
     file: PathBuf,
     mut before: Option<Vec<u8>>,
@@ -54,6 +80,7 @@ async fn follow(
                 break;
             }
         }
+        watch_links(&mut watcher, &file);
         let now = content(&file);
         if now.is_none() {
             // Perhaps between its removal and its return, whose event comes next.

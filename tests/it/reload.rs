@@ -232,3 +232,23 @@ fn a_watched_file_is_read_when_it_changes_and_links_are_followed() {
     hopfall.wait_for_log("config 3 is in force");
     assert_eq!(hopfall.status()["pools"][0]["nodes"][0]["name"], "fourth");
 }
+
+#[test]
+fn a_file_behind_a_link_to_another_folder_is_watched() {
+    let node = Origin::always(Reply::ok("x"));
+    let elsewhere = tempfile::tempdir().unwrap();
+    let behind = elsewhere.path().join("real.yaml");
+    let hopfall = Fleet::new().node("node", node.addr()).builder().watch().start();
+    hopfall.wait_for_log("is watched for changes");
+    let file = hopfall.config_file();
+    let text = fs::read_to_string(&file).unwrap();
+    let named = |name: &str| text.replace("{ name: node,", &format!("{{ name: {name},"));
+    fs::write(&behind, named("second")).unwrap();
+    let new = file.with_extension("new");
+    symlink(&behind, &new).unwrap();
+    fs::rename(new, &file).unwrap();
+    hopfall.wait_for_log("config 1 is in force");
+    fs::write(&behind, named("third")).unwrap();
+    hopfall.wait_for_log("config 2 is in force");
+    assert_eq!(hopfall.status()["pools"][0]["nodes"][0]["name"], "third");
+}
