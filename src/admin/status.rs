@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::samples::{MINUTE, MOMENT, Samples, Window};
 use crate::chain::Chain;
+use crate::config;
 use crate::fallback::Stage;
 use crate::history::{Event, Kind};
 use crate::metrics::{Tally, Target};
@@ -27,6 +28,8 @@ pub struct Status {
     pub stopping: bool,
     pub config: Configured,
     pub requests: Requests,
+    /// Where clients are taken, in the order of the config.
+    pub listeners: Vec<Listening>,
     /// What requests go through, one for each order of pools and stores that a route has.
     pub chains: Vec<Flow>,
     /// The pools, with their nodes.
@@ -73,6 +76,15 @@ pub struct Requests {
     pub own_last_minute: u64,
     /// In flight to nodes.
     pub in_flight: i64,
+}
+
+/// A listener.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Listening {
+    /// As in the config.
+    pub name: String,
+    /// As the config has it.
+    pub address: String,
 }
 
 /// One chain with what flows along it.
@@ -267,6 +279,7 @@ impl Status {
                 own_last_minute: minute.own,
                 in_flight: pools.iter().flat_map(|pool| &pool.nodes).map(|node| node.in_flight).sum(),
             },
+            listeners: snapshot.config.listeners.iter().map(listening).collect(),
             chains: flows(chain, &rates),
             pools,
             stores,
@@ -283,6 +296,10 @@ impl Status {
             events: chain.metrics.history.latest().into_iter().map(|event| happened(event, moment.time)).collect(),
         }
     }
+}
+
+fn listening(listener: &config::Listener) -> Listening {
+    Listening { name: listener.name.clone(), address: listener.address.to_string() }
 }
 
 fn looping(node: &str, requests: u64, minute: &Tally) -> Looping {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use rustix::fs::{Access, access};
+use serde::Deserialize;
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -24,16 +25,23 @@ pub(super) async fn port(config: Arc<Config>, about: String, address: SocketAddr
         Err(error) => error,
     };
     vec![match error.kind() {
-        ErrorKind::AddrInUse => match config.admin.as_ref().map(|admin| admin.address) {
-            Some(admin) if is_hopfall(admin).await => {
-                Finding::ok(&about, format!("{address} is taken, and a hopfall runs here (its admin {admin} answers)"))
-            }
-            _ => Finding::error(
-                &about,
-                format!("{address} is taken by another program"),
-                format!("stop it (`ss -ltnp 'sport = :{}'` names it), or choose another address", address.port()),
-            ),
-        },
+        ErrorKind::AddrInUse => {
+            let admin = config.admin.as_ref().map(|admin| admin.address);
+            let running = match admin {
+                Some(admin) => listening(admin).await.map(|own| (admin, admin == address || own.contains(&address))),
+                None => None,
+            };
+            let what = match running {
+                Some((admin, true)) => {
+                    let what = format!("{address} is taken, and a hopfall runs here (its admin {admin} answers)");
+                    return vec![Finding::ok(&about, what)];
+                }
+                Some((_, false)) => format!("{address} is taken, and not by a listener of the hopfall that runs here"),
+                None => format!("{address} is taken by another program"),
+            };
+            let fix = format!("stop it (`ss -ltnp 'sport = :{}'` names it), or choose another address", address.port());
+            Finding::error(&about, what, fix)
+        }
         ErrorKind::PermissionDenied => Finding::error(
             &about,
             format!("{address} may not be bound: ports below 1024 are root's"),
@@ -54,8 +62,8 @@ fn bind(address: SocketAddr) -> io::Result<()> {
     socket.bind(&address.into())
 }
 
-/// Whether the admin listener of a hopfall answers there.
-async fn is_hopfall(mut admin: SocketAddr) -> bool {
+/// The addresses of the listeners of a hopfall, if its admin listener answers there.
+async fn listening(mut admin: SocketAddr) -> Option<Vec<SocketAddr>> {
     match admin.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => admin.set_ip(Ipv4Addr::LOCALHOST.into()),
         IpAddr::V6(ip) if ip.is_unspecified() => admin.set_ip(Ipv6Addr::LOCALHOST.into()),
@@ -63,15 +71,31 @@ async fn is_hopfall(mut admin: SocketAddr) -> bool {
     }
     let asking = async {
         let mut stream = TcpStream::connect(admin).await?;
-        let request = format!("GET / HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n");
+        let request = format!("GET /status.json HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
-        stream.take(4096).read_to_end(&mut answer).await?;
+        stream.take(MOST_STATUS).read_to_end(&mut answer).await?;
         io::Result::Ok(answer)
     };
-    let answer = timeout(Duration::from_secs(2), asking).await.ok().and_then(Result::ok).unwrap_or_default();
-    String::from_utf8_lossy(&answer).contains("\r\n\r\nhopfall admin")
+    let answer = timeout(Duration::from_secs(2), asking).await.ok()?.ok()?;
+    let (_, body) = std::str::from_utf8(&answer).ok()?.split_once("\r\n\r\n")?;
+    let status: Running = serde_json::from_str(body).ok()?;
+    Some(status.listeners.into_iter().map(|listener| listener.address).collect())
 }
+
+/// What is of interest here of a hopfall's status.
+#[derive(Deserialize)]
+struct Running {
+    listeners: Vec<Listening>,
+}
+
+#[derive(Deserialize)]
+struct Listening {
+    address: SocketAddr,
+}
+
+/// A status with thousands of nodes is smaller.
+const MOST_STATUS: u64 = 16 << 20;
 
 /// Open files, and the kernel.
 pub(super) async fn limits(config: Arc<Config>) -> Vec<Finding> {

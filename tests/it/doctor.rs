@@ -194,6 +194,13 @@ fn ports_and_the_hopfall_that_has_them() {
     let ran = command_with(&["check", "--online", file.to_str().unwrap()], &[]);
     assert_found(&ran, "ok", "listener web", &["is taken, and a hopfall runs here"]);
     assert_found(&ran, "ok", "admin", &["is taken, and a hopfall runs here"]);
+    // A listener that it does not have yet, at an address that another has.
+    let more =
+        format!("listeners:\n  - {{ name: more, address: \"{}\", route: images }}\n", taken.local_addr().unwrap());
+    std::fs::write(&file, std::fs::read_to_string(&file).unwrap().replace("listeners:\n", &more)).unwrap();
+    let ran = command_with(&["check", "--online", file.to_str().unwrap()], &[]);
+    assert_found(&ran, "ok", "listener web", &["is taken, and a hopfall runs here"]);
+    assert_found(&ran, "error", "listener more", &["is taken, and not by a listener of the hopfall that runs here"]);
     assert_eq!(hopfall.get("/x").status, 404, "it still serves");
 }
 
