@@ -506,6 +506,26 @@ impl Metrics {
         }
     }
 
+    /// Tells no more of a store that is gone. What was counted stays.
+    pub fn forget_store(&self, store: &str) {
+        self.forget_node(store, store);
+        self.forget_disk(store);
+        self.forget_budget(store);
+        let _ = self.s3_cost_today.remove_label_values(&[store]);
+    }
+
+    /// Tells no more of the budget of a store that has none now.
+    pub fn forget_budget(&self, store: &str) {
+        let _ = self.s3_budget.remove_label_values(&[store]);
+    }
+
+    /// Tells no more of the disk of a store that has none now.
+    pub fn forget_disk(&self, store: &str) {
+        for gauge in [&self.store_ready, &self.store_bytes, &self.store_max_bytes, &self.store_objects] {
+            let _ = gauge.remove_label_values(&[store]);
+        }
+    }
+
     /// Every metric there is, with series or without.
     pub fn descriptions(&self) -> &[Description] {
         &self.descriptions

@@ -64,7 +64,7 @@ impl Snapshot {
     }
 
     /// Comes into force: where the config says another mode of a node than it did in `before`, that holds; else what an
-    /// operator has said of it meanwhile. Nodes that are gone leave the metrics.
+    /// operator has said of it meanwhile. Nodes and stores that are gone leave the metrics.
     pub fn follow(&self, before: &Snapshot, metrics: &Metrics) {
         for pool in &before.pools {
             let now = self.pools.iter().find(|now| now.name() == pool.name());
@@ -75,6 +75,18 @@ impl Snapshot {
                     Some(_) => {}
                     None => metrics.forget_node(pool.name(), &was.name),
                 }
+            }
+        }
+        for was in &before.config.stores {
+            let Some(now) = self.config.stores.iter().find(|now| now.name == was.name) else {
+                metrics.forget_store(&was.name);
+                continue;
+            };
+            if now.disk.is_none() {
+                metrics.forget_disk(&was.name);
+            }
+            if now.budget_per_day.is_none() {
+                metrics.forget_budget(&was.name);
             }
         }
     }

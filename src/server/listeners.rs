@@ -205,10 +205,6 @@ impl Listeners {
                 // invariant: `prepare` has bound what nobody had
                 (None, None) => continue,
             };
-            if let Some(kept) = &running.certificates {
-                // After those that they replace are gone: both may be for one name.
-                kept.certificates.show();
-            }
             self.running.push(running);
         }
         for gone in before {
@@ -222,6 +218,8 @@ impl Listeners {
                 ends.stop();
             });
         }
+        // After those that they replace are gone, of a listener that has moved too: both may be for one name.
+        self.running.iter().filter_map(|now| now.certificates.as_ref()).for_each(|kept| kept.certificates.show());
         self.retired.retain(|edge| edge.strong_count() > 0);
         self.ending.retain(|ends| !*ends.stopping.borrow());
     }

@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::support::certificate::Certificate;
 use crate::support::client::Client;
 use crate::support::fleet::Fleet;
 use crate::support::hopfall::{self, Hopfall};
@@ -251,4 +252,49 @@ fn a_file_behind_a_link_to_another_folder_is_watched() {
     fs::write(&behind, named("third")).unwrap();
     hopfall.wait_for_log("config 2 is in force");
     assert_eq!(hopfall.status()["pools"][0]["nodes"][0]["name"], "third");
+}
+
+#[test]
+fn what_is_gone_leaves_the_metrics() {
+    let node = Origin::always(Reply::ok("x"));
+    let certificate = Certificate::for_names(&["gone.example", "stays.example"]);
+    let stays = Certificate::for_names(&["stays.example"]);
+    let https = |name: &str, address, certificate: &Certificate| {
+        let (cert, key) = (certificate.cert_path(), certificate.key_path());
+        let tls = format!("{{ certificate: \"{}\", key: \"{}\" }}", cert.display(), key.display());
+        format!("  - {{ name: {name}, address: \"{address}\", protocol: https, route: images, tls: {tls} }}\n")
+    };
+    let (one, other) = (hopfall::reserve(), hopfall::reserve());
+    let plain = Fleet::new().node("node", node.addr());
+    let bucket = Fleet::new().node("node", node.addr()).store("cats", hopfall::reserve(), "AKIAEXAMPLE", "a-secret");
+    let bucket = bucket.store_key("budget_per_day: 1, disk: { path: \"{dir}/disk\", bytes: 8MiB, free: 1MiB }");
+    let with = |fleet: &Fleet, more: &[String]| {
+        fleet.yaml().replace("listeners:\n", &format!("listeners:\n{}", more.concat()))
+    };
+    let all = with(&bucket, &[https("one", one, &certificate), https("other", other, &certificate)]);
+    let mut hopfall = Hopfall::start_with_env(&all, &[("AK", "AKIAEXAMPLE"), ("SK", "a-secret")]);
+    let ends = |hopfall: &Hopfall| {
+        let metrics = hopfall.metrics();
+        let labels = metrics.labels("hopfall_certificate_expires_timestamp_seconds").into_iter();
+        let mut ends: Vec<_> = labels.map(|labels| format!("{} {}", labels["listener"], labels["name"])).collect();
+        ends.sort();
+        ends
+    };
+    let gauges = ["hopfall_s3_budget_dollars", "hopfall_s3_cost_today_dollars", "hopfall_store_ready"];
+    let of_store = |hopfall: &Hopfall| gauges.map(|gauge| hopfall.metrics().has(gauge, &[("store", "s3")]));
+    assert_eq!(ends(&hopfall), ["one gone.example", "one stays.example", "other gone.example", "other stays.example"]);
+    assert_eq!(of_store(&hopfall), [true; 3]);
+
+    // One listener goes, and the other has a new certificate and a new address.
+    hopfall.rewrite(&with(&plain, &[https("other", one, &stays)]));
+    reload(&hopfall);
+    assert_eq!(ends(&hopfall), ["other stays.example"]);
+    assert_eq!(of_store(&hopfall), [false; 3]);
+    // A file that is renewed for fewer names.
+    hopfall.rewrite(&with(&plain, &[https("other", one, &certificate)]));
+    reload(&hopfall);
+    assert_eq!(ends(&hopfall), ["other gone.example", "other stays.example"]);
+    fs::write(certificate.cert_path(), &stays.cert_pem).unwrap();
+    fs::write(certificate.key_path(), &stays.key_pem).unwrap();
+    wait_until("it is read", PATIENCE, || ends(&hopfall) == ["other stays.example"]);
 }
