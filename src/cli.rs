@@ -233,6 +233,10 @@ const EXPLAIN_PATIENCE: Duration = Duration::from_secs(65);
 /// The same for a reload, which may look names up and open disks.
 const RELOAD_PATIENCE: Duration = Duration::from_secs(60);
 
+/// What an address or a token of the file may be wrong by.
+const CHANGED: &str =
+    "If hopfall runs, and `admin` has changed in the file since it was read: SIGHUP has it read again.";
+
 const EXITS: &str = "Exit codes: 0 done; 1 could not start, run, read or write; 2 bad usage, config or input.";
 
 impl Cli {
@@ -441,11 +445,19 @@ fn ask(arguments: &AdminArgs, method: &str, page: &str, parameters: &[(&str, &st
                 return ExitCode::SUCCESS;
             }
             eprintln!("hopfall: {body}");
+            if told.starts_with("HTTP/1.1 401") {
+                eprintln!("{CHANGED}");
+            }
             if told.starts_with("HTTP/1.1 422") {
                 return ExitCode::from(2);
             }
         }
-        Err(error) => eprintln!("hopfall: the admin listener {admin} does not answer: {error}"),
+        Err(error) => {
+            eprintln!("hopfall: the admin listener {admin} does not answer: {error}");
+            if method == "POST" {
+                eprintln!("{CHANGED}");
+            }
+        }
     }
     ExitCode::FAILURE
 }

@@ -255,6 +255,26 @@ fn a_file_behind_a_link_to_another_folder_is_watched() {
 }
 
 #[test]
+fn who_cannot_ask_for_a_reload_is_told_of_the_other_way() {
+    let node = Origin::always(Reply::ok("x"));
+    let fleet = Fleet::new().node("node", node.addr());
+    let mut hopfall = fleet.start();
+    let elsewhere = hopfall::reserve();
+    hopfall.rewrite(&fleet.yaml().replace("{admin}", &elsewhere.to_string()));
+    let file = hopfall.config_file();
+    let ran = hopfall::command(&["reload", "-c", file.to_str().unwrap()]);
+    assert_eq!(ran.code, Some(1));
+    assert!(
+        ran.stderr.contains("does not answer") && ran.stderr.contains("SIGHUP has it read again"),
+        "{}",
+        ran.stderr
+    );
+    hopfall.signal("HUP");
+    hopfall.wait_for_log("config 1 is in force");
+    assert_eq!(hopfall::command(&["reload", "-c", file.to_str().unwrap()]).code, Some(0));
+}
+
+#[test]
 fn what_is_gone_leaves_the_metrics() {
     let node = Origin::always(Reply::ok("x"));
     let certificate = Certificate::for_names(&["gone.example", "stays.example"]);
