@@ -4,6 +4,8 @@
 //! the process runs. Sockets, connections to nodes, health, modes, stickiness, the location map and stores' disks are
 //! shared with the config before, as far as they mean the same. What cannot change is kept as it was, and told.
 
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -59,7 +61,15 @@ impl Server {
         let before = self.running.load_full();
         let was = &before.snapshot.config;
         let kept = keep_what_must_stay(was, &mut config);
-        let not_now = |error: anyhow::Error| Refused::NotNow(format!("{error:#}"));
+        let in_the_way = self.in_the_way(&config);
+        let not_now = |error: anyhow::Error| {
+            let is_taken = |cause: &(dyn std::error::Error + 'static)| {
+                cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::AddrInUse)
+            };
+            let own = in_the_way.filter(|_| error.chain().any(is_taken));
+            let own = own.map(|own| format!("; {own} is this hopfall's own, so that change needs a restart"));
+            Refused::NotNow(format!("{error:#}{}", own.unwrap_or_default()))
+        };
 
         let prepared = self.listeners.prepare(&config, &mut Vec::new()).map_err(not_now)?;
         let wanted = config.admin.as_ref().map(|admin| admin.address);
@@ -105,6 +115,19 @@ impl Server {
             told.push_str(&format!("; `{key}` waits for an upgrade or a restart"));
         }
         Ok(told)
+    }
+
+    /// An address that this process has, if `config` names another one that the kernel does not give out beside it: all
+    /// addresses of a port, or one where all are taken.
+    fn in_the_way(&self, config: &Config) -> Option<SocketAddr> {
+        let admin = self.admin.as_ref().map(|admin| admin.address);
+        let own: Vec<SocketAddr> = self.listeners.addresses().into_iter().chain(admin).collect();
+        let wanted = config.listeners.iter().map(|listener| listener.address);
+        let mut wanted = wanted.chain(config.admin.as_ref().map(|admin| admin.address));
+        let clash = |one: SocketAddr, other: SocketAddr| {
+            one.port() == other.port() && one != other && (one.ip().is_unspecified() || other.ip().is_unspecified())
+        };
+        wanted.find_map(|wanted| own.iter().copied().find(|own| clash(*own, wanted)))
     }
 }
 

@@ -72,8 +72,18 @@ fn what_cannot_be_had_changes_nothing() {
     let ran = hopfall.order(&["reload"]);
     assert_eq!(ran.code, Some(1));
     assert!(ran.stderr.contains("listener `more`: cannot bind"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("restart"), "{}", ran.stderr);
     assert_eq!(hopfall.get("/x").status, 200);
     assert_eq!(hopfall.status()["pools"][0]["nodes"][0]["name"], "node");
+    // All addresses, where it has one itself.
+    for own in [hopfall.web(), hopfall.admin()] {
+        let place = if own == hopfall.web() { "{web}" } else { "{admin}" };
+        hopfall.rewrite(&fleet.yaml().replace(place, &format!("0.0.0.0:{}", own.port())));
+        let ran = hopfall.order(&["reload"]);
+        assert_eq!(ran.code, Some(1));
+        let told = format!("{own} is this hopfall's own, so that change needs a restart");
+        assert!(ran.stderr.contains(&told), "{}", ran.stderr);
+    }
 }
 
 #[test]
