@@ -56,6 +56,7 @@ impl Server {
         let Some(file) = self.file.clone() else {
             return Err(Refused::NotNow("this config did not come from a file".to_owned()));
         };
+        let from = file.display().to_string();
         let loaded = tokio::task::spawn_blocking(move || Config::load(&file)).await;
         let mut config = loaded.map_err(|error| Refused::NotNow(error.to_string()))?.map_err(Refused::Mistakes)?;
         let before = self.running.load_full();
@@ -109,7 +110,7 @@ impl Server {
         }
         let generation = made.snapshot.generation;
         self.running.store(made);
-        let mut told = format!("config {generation} is in force");
+        let mut told = format!("config {generation} is in force, from {from}");
         for key in kept {
             warn!("`{key}` has changed and waits for an upgrade or a restart");
             told.push_str(&format!("; `{key}` waits for an upgrade or a restart"));
