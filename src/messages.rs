@@ -107,8 +107,8 @@ pub fn append(path: &Path) -> io::Result<File> {
 fn least(target: &str, level: LevelFilter) -> LevelFilter {
     if target.starts_with("hopfall") {
         level
-    } else if target.starts_with("pingora_proxy") {
-        // It logs each client's mistakes as errors of its own; they are in the access log.
+    } else if target.starts_with("pingora_proxy") || target.starts_with("pingora_core::apps") {
+        // They log each client's mistakes as errors of their own; those of requests are in the access log.
         LevelFilter::Off
     } else if target.starts_with("pingora_core") {
         level.min(LevelFilter::Error)
@@ -159,6 +159,7 @@ mod tests {
             ("hopfall::chain", Debug, Debug),
             ("hopfall", Error, Error),
             ("pingora_proxy::proxy_h1", Trace, Off),
+            ("pingora_core::apps::http_app", Trace, Off),
             ("pingora_core::server", Trace, Error),
             ("rustls::conn", Trace, Warn),
             ("rustls::conn", Error, Error),
