@@ -183,6 +183,7 @@ fn rotate(folder: &Path, process: u32) {
     let installed = include_str!("../../packaging/logrotate");
     let conf = installed
         .replace("/var/log/hopfall", folder.to_str().unwrap())
+        .replace("systemctl is-active --quiet hopfall.service", "true")
         .replace("systemctl kill --kill-who=main --signal=USR1 hopfall.service", &format!("kill -s USR1 {process}"));
     assert!(conf.contains("kill -s USR1"), "{installed}");
     let file = folder.join("logrotate.conf");
