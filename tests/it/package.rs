@@ -51,6 +51,7 @@ fn it_holds_what_debian_expects_where_debian_expects_it() {
         "/usr/share/doc/hopfall/copyright",
         "/usr/share/doc/hopfall/examples/full.yaml",
         "/usr/share/doc/hopfall/docs/logs.md",
+        "/usr/share/doc/hopfall/docs/guides/operations.md",
     ] {
         has("-rw-r--r--", path);
     }
