@@ -551,7 +551,7 @@ fn the_documented_fields_are_those_of_a_line() {
         !lines(&file).is_empty()
     });
     log.write(&entry(&wrong));
-    drop(log);
+    log.flush(PATIENCE);
     let all = lines(&file);
     let (first, last) = (all.first().unwrap(), all.last().unwrap());
     let written: BTreeSet<String> = keys(first).into_iter().chain(keys(last)).collect();
