@@ -384,7 +384,7 @@ fn a_client_with_two_addresses_goes_to_the_other_balancer() {
     });
     let mut client = site.client().within(|| Client::connect((SECOND, 81)));
     let answer = client.request("GET", "/name", &[("Cookie", &cookie)]).response();
-    assert!(answer.header("set-cookie").is_some_and(|set| !set.starts_with(&cookie)));
+    assert!(answer.header("set-cookie").is_some_and(|set| set.split(';').next() != Some(cookie.as_str())));
     drop(stranger);
 
     // hopfall is gone, and its machine refuses: the other address at once.
