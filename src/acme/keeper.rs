@@ -14,6 +14,7 @@ use super::failure::{Failure, plain};
 use super::order::order;
 use super::vault::Vault;
 use crate::renewal::{self, Dice, Setback, Span};
+use crate::tls::Dated;
 
 pub struct Keeper {
     name: String,
@@ -100,7 +101,8 @@ impl Keeper {
             let expires = self.ca.expires.with_label_values(&[listener.as_str(), self.name.as_str()]);
             expires.set(certificate.leaf.life.to);
         }
-        self.ca.issued.install(&self.name, &certificate.key);
+        let (certified, life) = (certificate.key.clone(), certificate.leaf.life);
+        self.ca.issued.install(&self.name, &Dated { certified, life });
         self.current = Some(certificate);
     }
 

@@ -1,5 +1,5 @@
 //! The certificates of one listener: read from files, found by name, read again when a file changes; and those that a CA
-//! issues by ACME, which come before files of the same name.
+//! issues by ACME, which come before files of the same name while they are good.
 //!
 //! Files are looked at every few seconds instead of being watched: that sees a replaced file, a changed link (as in a
 //! mounted secret) and a network file system alike. What cannot be used leaves what is there in place.
@@ -23,10 +23,9 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{Issued, Leaf};
+use super::{Dated, Issued, Leaf};
 use crate::config::{CertificateFiles, Tls};
 use crate::metrics::Metrics;
-use crate::renewal::Span;
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -53,12 +52,6 @@ struct Known {
     /// For clients that name no host, or one that nobody has: the first certificate, and its first name, under which there
     /// may be others with a key of another kind.
     default: Option<(Dated, Option<String>)>,
-}
-
-#[derive(Clone)]
-struct Dated {
-    certified: Arc<CertifiedKey>,
-    life: Span,
 }
 
 /// What tells a file from its next version.
@@ -232,22 +225,23 @@ fn expires(named: &[Dated]) -> Option<i64> {
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let name = hello.server_name();
+        let mut issued = None;
         if self.are_validated() {
             let name = name.unwrap_or_default().to_ascii_lowercase();
             if Issued::is_validation(&hello) {
                 return self.issued.answer(&name);
             }
-            if let Some(key) = self.acme.contains(&name).then(|| self.issued.certificate(&name)).flatten() {
-                return Some(key);
-            }
+            issued = self.acme.contains(&name).then(|| self.issued.certificate(&name)).flatten();
         }
         let known = self.known.load();
         let named = known.find(name);
-        let fit =
-            || named.iter().filter(|dated| dated.certified.key.choose_scheme(hello.signature_schemes()).is_some());
-        let from_files = fit().find(|dated| dated.life.holds(unix_now())).or(fit().next()).or(named.first());
-        let from_files = from_files.map(|dated| dated.certified.clone());
-        from_files.or_else(|| self.acme.iter().find_map(|name| self.issued.certificate(name)))
+        let fits = |dated: &&Dated| dated.certified.key.choose_scheme(hello.signature_schemes()).is_some();
+        // The CA's, then those of files.
+        let known = || issued.iter().chain(named.iter().filter(fits));
+        let now = unix_now();
+        let chosen = known().find(|dated| dated.life.holds(now)).or(known().next()).or(named.first()).cloned();
+        let chosen = chosen.or_else(|| self.acme.iter().find_map(|name| self.issued.certificate(name)));
+        chosen.map(|dated| dated.certified)
     }
 }
 

@@ -9,16 +9,25 @@ use arc_swap::ArcSwap;
 use rustls::server::ClientHello;
 use rustls::sign::CertifiedKey;
 
+use crate::renewal::Span;
+
 /// The protocol that a CA names, alone, when it validates a name (RFC 8737 §3).
 pub const VALIDATION: &[u8] = b"acme-tls/1";
 
-type ByName = HashMap<String, Arc<CertifiedKey>>;
+type ByName<T> = HashMap<String, T>;
+
+/// A certificate with its key, and the time in which it is good.
+#[derive(Clone, Debug)]
+pub struct Dated {
+    pub certified: Arc<CertifiedKey>,
+    pub life: Span,
+}
 
 /// By name, in lower case.
 #[derive(Default)]
 pub struct Issued {
-    certificates: ArcSwap<ByName>,
-    answers: ArcSwap<ByName>,
+    certificates: ArcSwap<ByName<Dated>>,
+    answers: ArcSwap<ByName<Arc<CertifiedKey>>>,
 }
 
 impl Issued {
@@ -27,7 +36,7 @@ impl Issued {
         hello.alpn().is_some_and(|protocols| protocols.eq([VALIDATION]))
     }
 
-    pub fn certificate(&self, name: &str) -> Option<Arc<CertifiedKey>> {
+    pub fn certificate(&self, name: &str) -> Option<Dated> {
         self.certificates.load().get(name).cloned()
     }
 
@@ -36,8 +45,8 @@ impl Issued {
     }
 
     /// New handshakes for this name get this certificate.
-    pub fn install(&self, name: &str, key: &Arc<CertifiedKey>) {
-        put(&self.certificates, name, Some(key));
+    pub fn install(&self, name: &str, certificate: &Dated) {
+        put(&self.certificates, name, Some(certificate));
     }
 
     /// Who asks for this name gets what there is in files, or nothing.
@@ -68,11 +77,11 @@ impl Drop for Answering {
     }
 }
 
-fn put(map: &ArcSwap<ByName>, name: &str, key: Option<&Arc<CertifiedKey>>) {
+fn put<T: Clone>(map: &ArcSwap<ByName<T>>, name: &str, what: Option<&T>) {
     map.rcu(|map| {
         let mut map = ByName::clone(map);
-        match key {
-            Some(key) => map.insert(name.to_owned(), key.clone()),
+        match what {
+            Some(what) => map.insert(name.to_owned(), what.clone()),
             None => map.remove(name),
         };
         map

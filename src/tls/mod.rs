@@ -11,7 +11,7 @@ use pingora::listeners::tls::Acceptor;
 use rustls::ServerConfig;
 
 pub use certificates::{Certificates, Examined, examine};
-pub use issued::{Answering, Issued, VALIDATION};
+pub use issued::{Answering, Dated, Issued, VALIDATION};
 pub use leaf::Leaf;
 
 use crate::config::TlsProfile;

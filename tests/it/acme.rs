@@ -360,6 +360,25 @@ fn a_certificate_from_files_serves_until_the_ca_has_issued_one() {
 }
 
 #[test]
+fn a_file_that_is_good_comes_before_what_the_ca_issued_when_its_time_is_over() {
+    let site = Site::new();
+    let ca = site.ca();
+    let mut hopfall = site.start(&ca, "tls: { acme: [a.test] }", "");
+    wait_for_certificate(&hopfall, "a.test");
+    hopfall.terminate();
+    let expired = Certificate::expired(&["a.test"]);
+    std::fs::write(site.kept().join("a.test.pem"), expired.key_pem.clone() + &expired.cert_pem).unwrap();
+    ca.refuse_orders(Some(problem(429, "rateLimited")));
+    let files = Certificate::for_names(&["a.test", "other.test"]);
+    let pair = format!("certificate: \"{}\", key: \"{}\"", files.cert_path().display(), files.key_path().display());
+    let hopfall = site.start(&ca, &format!("tls: {{ {pair}, acme: [a.test] }}"), "");
+    hopfall.wait_for_log("a.test: ");
+    assert!(shown(&hopfall, "a.test", &[]).contains("DNS:other.test"));
+    ca.refuse_orders(None);
+    assert!(wait_for_certificate(&hopfall, "a.test").contains("Pebble"), "until the CA has issued another one");
+}
+
+#[test]
 fn files_that_cannot_be_used_are_told_and_replaced() {
     let site = Site::new();
     let ca = site.ca();
