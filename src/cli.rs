@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -338,6 +339,23 @@ fn examine(path: &Path, patience: Duration, json: bool) -> ExitCode {
     if report.errors > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
+/// Puts another content into a file whole, so that neither a full disk nor a crash leaves half of it. A link stays one, and
+/// mode and owner stay what they are.
+fn rewrite(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let path = path.canonicalize()?;
+    let beside = path.with_added_extension("new");
+    let owner = path.metadata()?;
+    let written = std::fs::copy(&path, &beside)
+        .and_then(|_| std::os::unix::fs::chown(&beside, Some(owner.uid()), Some(owner.gid())))
+        .and_then(|()| std::fs::write(&beside, content))
+        .and_then(|()| std::fs::rename(&beside, &path));
+    if written.is_err() {
+        // It may be half of what it should be.
+        let _ = std::fs::remove_file(&beside);
+    }
+    written
+}
+
 fn fmt(path: &Path, check: bool) -> ExitCode {
     let name = path.display().to_string();
     let text = match std::fs::read_to_string(path) {
@@ -358,7 +376,7 @@ fn fmt(path: &Path, check: bool) -> ExitCode {
         eprintln!("{name}: would be reformatted");
         return ExitCode::FAILURE;
     }
-    match std::fs::write(path, laid_out) {
+    match rewrite(path, laid_out.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("hopfall: {name}: cannot be written: {error}");
