@@ -241,10 +241,11 @@ impl S3Origin {
             warn!("store {}: a request could not be made: {error:#}", self.config.name);
             Outcome::Down(Failure::ProxyInternalError)
         })?;
+        // Paid for even if nobody waits for the answer any more.
+        let unpaid = self.bill.request();
         let mut sent = self.upstream.exchange(address, &request, deadline, &self.metrics.connects, permit).await;
-        if !matches!(sent, Err(Outcome::Down(_) | Outcome::Busy(_))) {
-            // It may have been seen.
-            self.bill.request();
+        if matches!(sent, Err(Outcome::Down(_) | Outcome::Busy(_))) {
+            unpaid.waive();
         }
         let code = sent.as_ref().map_or_else(|_| "error".to_owned(), |answer| answer.status().to_string());
         self.all_metrics.s3_requests.with_label_values(&[method.as_str(), code.as_str()]).inc();
