@@ -130,7 +130,8 @@ fn name(host: &[u8]) -> Option<String> {
 }
 
 /// The path as it is meant (RFC 3986 §6.2.2): without the query, decoded, without dot segments. So no spelling of a path
-/// takes another route. Only for the choice: nodes get it as it came.
+/// takes another route; `//a` is another path than `/a`, even if a node may serve the same file for both. Only for the choice:
+/// nodes get it as it came.
 fn plain(target: &[u8]) -> Cow<'_, [u8]> {
     let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
     let path: Cow<'_, [u8]> = percent_decode(path).into();

@@ -22,7 +22,9 @@ use serde::{Deserialize, Serialize};
 use super::successor::{RECEIVE, VARIABLE};
 
 /// What is handed over besides sockets.
-#[derive(Serialize, Deserialize)]
+/// What one version does not say is for the other as if it was nothing, so that either may be the newer one.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct State {
     /// The sockets that follow: the listener's name, and its address as the config has it.
     pub sockets: Vec<(String, SocketAddr)>,
