@@ -119,7 +119,7 @@ impl Entry<'_> {
 }
 
 /// Adds what a quoted field may hold; the rest as Apache escapes it, so that no client can write a line of its own.
-fn escape(bytes: &[u8], text: &mut Vec<u8>) -> io::Result<()> {
+pub(super) fn escape(bytes: &[u8], text: &mut Vec<u8>) -> io::Result<()> {
     for byte in bytes {
         match byte {
             b'"' | b'\\' => text.extend_from_slice(&[b'\\', *byte]),

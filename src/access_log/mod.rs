@@ -1,8 +1,10 @@
-//! The access log: one line a request, with its hops. Written by a thread of its own, off the hot path.
+//! The access log: one line a request, with its hops, and one a connection of a tcp listener. Written by a thread of its own, off the hot path.
 
 mod entry;
+mod joined;
 mod writer;
 
+use std::io;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +12,8 @@ use std::time::Duration;
 use prometheus::IntCounter;
 
 use crate::config::{self, AccessFormat, Clients};
-use crate::trip::Trip;
 pub use entry::Entry;
+pub use joined::{Ended, Joined};
 use writer::{Gathered, Sink};
 
 /// Where lines go. When it is dropped, its thread writes what is waiting and ends; nobody waits for that but
@@ -41,17 +43,40 @@ impl AccessLog {
     }
 
     pub fn write(&self, entry: &Entry<'_>) {
+        let entry = Entry { client: self.clients.address(entry.client), ..*entry };
+        self.put(
+            || entry.trip.went_wrong(entry.status),
+            |format, one_in, line| match format {
+                AccessFormat::Combined => entry.combined(line),
+                _ => entry.json(one_in, line),
+            },
+        );
+    }
+
+    /// The same of a connection of a tcp listener.
+    pub fn write_joined(&self, joined: &Joined<'_>) {
+        let joined = Joined { client: self.clients.address(joined.client), ..*joined };
+        self.put(
+            || joined.went_wrong(),
+            |format, one_in, line| match format {
+                AccessFormat::Combined => joined.combined(line),
+                _ => joined.json(one_in, line),
+            },
+        );
+    }
+
+    fn put(
+        &self,
+        went_wrong: impl FnOnce() -> bool,
+        write: impl FnOnce(AccessFormat, Option<NonZeroU32>, &mut Vec<u8>) -> io::Result<()>,
+    ) {
         if self.format == AccessFormat::Off {
             return;
         }
         // Decided before anything is written: what is left out costs next to nothing.
-        let Some(one_in) = sampled(entry.trip, entry.status, self.one_in, rand::random) else { return };
-        let entry = Entry { client: self.clients.address(entry.client), ..*entry };
+        let Some(one_in) = sampled(went_wrong, self.one_in, rand::random) else { return };
         let mut line = Vec::with_capacity(LINE);
-        let written = match self.format {
-            AccessFormat::Combined => entry.combined(&mut line),
-            _ => entry.json((one_in > NonZeroU32::MIN).then_some(one_in), &mut line),
-        };
+        let written = write(self.format, (one_in > NonZeroU32::MIN).then_some(one_in), &mut line);
         // invariant: a Vec takes all that is written to it, and an entry can always be told
         if written.is_err() || !self.gathered.enter(&line) {
             self.dropped.inc();
@@ -80,8 +105,8 @@ impl Drop for AccessLog {
 }
 
 /// How many requests a line stands for, if it is to be written; `random` is uniform.
-fn sampled(trip: &Trip, status: u16, one_in: NonZeroU32, random: impl FnOnce() -> u32) -> Option<NonZeroU32> {
-    if one_in == NonZeroU32::MIN || trip.went_wrong(status) {
+fn sampled(went_wrong: impl FnOnce() -> bool, one_in: NonZeroU32, random: impl FnOnce() -> u32) -> Option<NonZeroU32> {
+    if one_in == NonZeroU32::MIN || went_wrong() {
         return Some(NonZeroU32::MIN);
     }
     (random() % one_in == 0).then_some(one_in)
@@ -93,18 +118,20 @@ const LINE: usize = 512;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trip::Trip;
 
     #[test]
     fn one_line_in_so_many_is_written_and_all_of_what_went_wrong() {
         let one = |one_in| NonZeroU32::new(one_in).unwrap();
         let never = || panic!("no die is cast where nothing is to be decided");
-        let fine = Trip::default();
-        assert_eq!(sampled(&fine, 200, one(1), never), Some(one(1)));
-        assert_eq!(sampled(&fine, 404, one(10), never), Some(one(1)));
-        assert_eq!(sampled(&Trip { aborted: Some("client"), ..Trip::default() }, 200, one(10), never), Some(one(1)));
-        assert_eq!(sampled(&fine, 200, one(10), || 20), Some(one(10)));
-        assert_eq!(sampled(&fine, 200, one(10), || 21), None);
-        let written = (0..1000).filter(|random| sampled(&fine, 200, one(10), || *random).is_some()).count();
+        let fine = || Trip::default().went_wrong(200);
+        assert_eq!(sampled(fine, one(1), never), Some(one(1)));
+        assert_eq!(sampled(|| Trip::default().went_wrong(404), one(10), never), Some(one(1)));
+        let aborted = Trip { aborted: Some("client"), ..Trip::default() };
+        assert_eq!(sampled(|| aborted.went_wrong(200), one(10), never), Some(one(1)));
+        assert_eq!(sampled(fine, one(10), || 20), Some(one(10)));
+        assert_eq!(sampled(fine, one(10), || 21), None);
+        let written = (0..1000).filter(|random| sampled(fine, one(10), || *random).is_some()).count();
         assert_eq!(written, 100);
     }
 }

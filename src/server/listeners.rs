@@ -345,7 +345,9 @@ impl Site {
             Serves::Routes(_) => {
                 Site::Http(Arc::new(ArcSwap::from_pointee(of_http(listener, chain, access_log, None))))
             }
-            Serves::Pool(_) => Site::Tcp(Arc::new(ArcSwap::from_pointee(of_tcp(listener, chain)))),
+            Serves::Pool(pool) => {
+                Site::Tcp(Arc::new(ArcSwap::from_pointee(of_tcp(listener, *pool, chain, access_log))))
+            }
         }
     }
 
@@ -356,7 +358,9 @@ impl Site {
                 let before = site.load_full();
                 site.store(Arc::new(of_http(listener, chain, access_log, Some(&before))));
             }
-            (Site::Tcp(site), Serves::Pool(_)) => site.store(Arc::new(of_tcp(listener, chain))),
+            (Site::Tcp(site), Serves::Pool(pool)) => {
+                site.store(Arc::new(of_tcp(listener, *pool, chain, access_log)));
+            }
             _ => return Site::new(listener, chain, access_log),
         }
         self
@@ -372,12 +376,9 @@ fn of_http(
     proxy::Site::new(chain.clone(), access_log.clone(), listener.clone(), before)
 }
 
-fn of_tcp(listener: &Listener, chain: &Arc<Chain>) -> tcp::Site {
-    let pool = match listener.serves {
-        Serves::Pool(pool) => pool,
-        Serves::Routes(_) => usize::MAX,
-    };
-    tcp::Site { snapshot: chain.snapshot.clone(), pool, idle_timeout: listener.idle_timeout }
+fn of_tcp(listener: &Listener, pool: usize, chain: &Arc<Chain>, access_log: &Arc<AccessLog>) -> tcp::Site {
+    let (snapshot, access_log) = (chain.snapshot.clone(), access_log.clone());
+    tcp::Site { snapshot, pool, idle_timeout: listener.idle_timeout, access_log }
 }
 
 /// By what its socket is known.

@@ -11,11 +11,12 @@
 mod pipe;
 mod relay;
 
+use std::fmt::Write;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -27,6 +28,7 @@ use tokio::net::TcpStream;
 pub use pipe::Pipes;
 use relay::{Relay, Side};
 
+use crate::access_log::{AccessLog, Ended, Joined};
 use crate::edge::{self, Accepted, Carry, Ends, Open};
 use crate::fallback::{Busy, Failure, Outcome};
 use crate::health::Signal;
@@ -60,6 +62,15 @@ pub struct Site {
     /// Index into the snapshot's pools.
     pub pool: usize,
     pub idle_timeout: Duration,
+    pub access_log: Arc<AccessLog>,
+}
+
+/// What came of looking for a node.
+struct Found<'a> {
+    /// The node that took the connection, with the place that it holds there; or why there is none.
+    node: Result<(&'a Node, Side, Permit), String>,
+    /// Each attempt, as the access log has it.
+    hops: String,
 }
 
 impl Tcp {
@@ -78,16 +89,11 @@ impl Tcp {
         }
     }
 
-    /// A connection to the first node that takes one, with the place it holds there. `local` is our own end of the
-    /// client's connection. `Err` says why there is none.
-    async fn join<'a>(
-        &self,
-        site: &'a Site,
-        client: SocketAddr,
-        local: SocketAddr,
-    ) -> Result<(&'a Node, Side, Permit), String> {
+    /// A connection to the first node that takes one. `local` is our own end of the client's connection.
+    async fn join<'a>(&self, site: &'a Site, client: SocketAddr, local: SocketAddr) -> Found<'a> {
+        let mut hops = String::new();
         let none = || "no node is to be asked".to_owned();
-        let pool = site.snapshot.pools.get(site.pool).ok_or_else(none)?;
+        let Some(pool) = site.snapshot.pools.get(site.pool) else { return Found { node: Err(none()), hops } };
         let header = pool.config.proxy_protocol.map(|version| proxy_protocol::write(version, client, local));
         let header = header.unwrap_or_default();
         let asker = Asker { path: b"", client: client.ip().to_canonical(), fields: None };
@@ -98,21 +104,30 @@ impl Tcp {
             if !visited.insert(node.target) {
                 break;
             }
+            let began = Instant::now();
+            let mut hop = |result: &str| {
+                let space = if hops.is_empty() { "" } else { " " };
+                let _ = write!(hops, "{space}{}:{result}:{}ms", node.name, began.elapsed().as_millis());
+            };
             let Some(place) = node.gate.enter().await else {
-                node.metrics.attempted(Outcome::Busy(Busy::Full).as_str());
+                let full = Outcome::Busy(Busy::Full);
+                node.metrics.attempted(full.as_str());
+                hop(full.as_str());
                 last = Some((node, "it has no place free (`max_in_flight`)"));
                 continue;
             };
             match connect(node, &header, pool.config.bounds.connect_timeout).await {
                 Ok(tcp) => {
+                    hop("connected");
                     node.metrics.connects.inc();
                     node.metrics.attempted("found");
                     pool.observe(node, Signal::RequestPassed, site.snapshot.now(), &self.metrics);
-                    return Ok((node, Side::new(tcp), place));
+                    return Found { node: Ok((node, Side::new(tcp), place)), hops };
                 }
                 Err(outcome) => {
                     debug!("{}: node {}: {:?}", self.listener, node.name, outcome);
                     node.metrics.attempted(outcome.as_str());
+                    hop(outcome.failure().map_or(outcome.as_str(), Failure::as_str));
                     last = Some((node, outcome.failure().map_or("hopfall has no more files to open", Failure::as_str)));
                     if outcome.harms_health() {
                         pool.observe(node, Signal::RequestFailed, site.snapshot.now(), &self.metrics);
@@ -120,7 +135,8 @@ impl Tcp {
                 }
             }
         }
-        Err(last.map_or_else(none, |(node, why)| format!("the last one, {}: {why}", node.name)))
+        let why = last.map_or_else(none, |(node, why)| format!("the last one, {}: {why}", node.name));
+        Found { node: Err(why), hops }
     }
 
     /// One line for all clients that no node takes within a while: nothing else tells of them where the nodes' health does
@@ -141,6 +157,7 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 impl Carry for Tcp {
     async fn carry(&self, accepted: Accepted, _ends: &Ends) {
         let (peer, told) = (accepted.peer, accepted.told);
+        let (time, began) = (SystemTime::now(), Instant::now());
         let local = match accepted.tcp.local_addr() {
             Ok(local) => local,
             Err(error) => return debug!("{}: {told}: {error}", self.listener),
@@ -148,23 +165,36 @@ impl Carry for Tcp {
         edge::bound_unsent(&accepted.tcp, told);
         let mut client = Side::new(accepted.tcp);
         let site = self.site.load_full();
-        let (node, mut upstream, _place) = match self.join(&site, peer, local).await {
-            Ok(joined) => joined,
-            Err(why) => {
-                debug!("{}: {told}: no node takes a connection; {why}", self.listener);
-                return self.tell_unserved(&why);
-            }
+        let Found { node, hops } = self.join(&site, peer, local).await;
+        let mut joined = Joined {
+            time,
+            took: Duration::ZERO,
+            listener: &self.listener,
+            client: peer.ip(),
+            hops: &hops,
+            node: None,
+            received: 0,
+            sent: 0,
+            ended: Ended::Unserved,
         };
-        let open = Open::count(&self.open);
-        let relay = Relay::new(&self.pipes, site.idle_timeout, &self.received, &self.sent);
-        let result = relay.run(&mut client, &mut upstream).await;
-        drop(open);
-        let (listener, name) = (&self.listener, &node.name);
-        let (received, sent, took) = relay.told();
-        match result {
-            Ok(()) => debug!("{listener}: {told} and {name}: {received} bytes in, {sent} out, {took:?}"),
-            Err(error) => debug!("{listener}: {told} and {name}: {received} bytes in, {sent} out, {took:?}: {error}"),
+        match node {
+            Ok((node, mut upstream, _place)) => {
+                let open = Open::count(&self.open);
+                let relay = Relay::new(&self.pipes, site.idle_timeout, &self.received, &self.sent);
+                let result = relay.run(&mut client, &mut upstream).await;
+                drop(open);
+                if let Err(error) = &result {
+                    debug!("{}: {told} and {}: {error}", self.listener, node.name);
+                }
+                joined.node = Some(&node.name);
+                joined.ended = relay::ended(&result);
+                (joined.received, joined.sent) = relay.passed();
+            }
+            Err(why) => self.tell_unserved(&why),
         }
+        joined.took = began.elapsed();
+        // The log of now: the one of then may have been left meanwhile.
+        self.site.load().access_log.write_joined(&joined);
     }
 }
 

@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Pipes;
 use super::pipe::Passed;
+use crate::access_log::Ended;
 use crate::edge;
 
 /// One side of a joined connection. Closed before its streams came to their ends, it is reset, whoever closes it: set
@@ -101,9 +102,9 @@ impl<'a> Relay<'a> {
         Ok(())
     }
 
-    /// Bytes from the client, bytes to it, and how long it took.
-    pub(super) fn told(&self) -> (u64, u64, Duration) {
-        (self.up.here.load(Ordering::Relaxed), self.down.here.load(Ordering::Relaxed), self.began.elapsed())
+    /// Bytes from the client, and bytes to it.
+    pub(super) fn passed(&self) -> (u64, u64) {
+        (self.up.here.load(Ordering::Relaxed), self.down.here.load(Ordering::Relaxed))
     }
 
     /// One way to its end. Returns when it is the second to end, or when a side breaks.
@@ -198,6 +199,16 @@ async fn copy_once(from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>) -> io::Resul
             to.write_all(&buffer).await?;
         }
         return Ok(read);
+    }
+}
+
+/// What the end of [`Relay::run`] was.
+pub(super) fn ended(result: &io::Result<()>) -> Ended {
+    match result {
+        Ok(()) => Ended::Closed,
+        // The kernel's own has a number.
+        Err(error) if error.kind() == io::ErrorKind::TimedOut && error.raw_os_error().is_none() => Ended::Idle,
+        Err(_) => Ended::Broken,
     }
 }
 

@@ -50,6 +50,7 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("admin", "edge"),            // tells the connection when a request begins and ends
     ("acme", "tls"),              // puts what it gets where handshakes find it
     ("tcp", "edge"),              // is handed the connections that it accepts
+    ("tcp", "access_log"),        // a connection is a line
     ("access_log", "messages"),   // opens its file in the same way
     ("chain", "traces"),          // carries it to the front
     ("traces", "access_log"),     // tells the same of a request

@@ -22,6 +22,7 @@ use crate::support::hopfall::Hopfall;
 use crate::support::nginx::Nginx;
 use crate::support::origin::{Origin, Reply};
 use crate::support::process::{self, Process};
+use crate::support::raw::{Raw, connect};
 use crate::support::rsyslog::Rsyslog;
 use crate::support::wait::{PATIENCE, wait_for, wait_until};
 
@@ -482,8 +483,8 @@ fn a_reload_changes_the_level_and_the_access_log() {
 }
 
 /// The rows of the table under `## A line of JSON`: field, and whether it is always there.
-fn documented() -> Vec<(String, bool)> {
-    let section = DOC.split("## A line of JSON").nth(1).unwrap().split("\n## ").next().unwrap();
+fn documented(section: &str) -> Vec<(String, bool)> {
+    let section = DOC.split(section).nth(1).unwrap().split("\n## ").next().unwrap();
     let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
     rows.map(|row| {
         let (field, rest) = row.split_once("` | ").unwrap();
@@ -555,7 +556,7 @@ fn the_documented_fields_are_those_of_a_line() {
     let all = lines(&file);
     let (first, last) = (all.first().unwrap(), all.last().unwrap());
     let written: BTreeSet<String> = keys(first).into_iter().chain(keys(last)).collect();
-    let documented = documented();
+    let documented = documented("\n## A line of JSON\n");
     let fields: Vec<String> = documented.iter().map(|(field, _)| field.clone()).collect();
     assert_eq!(fields, written.into_iter().collect::<Vec<_>>(), "docs/logs.md has them in order");
 
@@ -565,4 +566,20 @@ fn the_documented_fields_are_those_of_a_line() {
     let line = &hopfall.wait_for_access_log(1)[0];
     let always: Vec<String> = documented.into_iter().filter(|(_, always)| *always).map(|(field, _)| field).collect();
     assert_eq!(keys(line), always);
+}
+
+#[test]
+fn the_documented_fields_of_a_connection_are_those_of_its_line() {
+    let documented = documented("\n## A line of a TCP connection\n");
+    let node = Raw::listen();
+    let hopfall = Hopfall::start(&format!(
+        "listeners: [{{ name: raw, address: \"{{addr:raw}}\", protocol: tcp, pool: p }}]\n\
+         pools: {{ p: {{ nodes: [{{ name: a, address: \"{}\" }}] }} }}\n\
+         admin: {{ address: \"{{admin}}\" }}\n",
+        node.addr()
+    ));
+    drop((connect(hopfall.address("raw")), node.accept()));
+    let line = &hopfall.wait_for_access_log(1)[0];
+    let here = documented.iter().filter(|(field, _)| field != "sample_one_in").map(|(field, _)| field.clone());
+    assert_eq!(keys(line), here.collect::<Vec<_>>());
 }

@@ -157,6 +157,39 @@ fn without_a_node_the_client_is_reset() {
 }
 
 #[test]
+fn each_connection_is_a_line_of_the_access_log() {
+    let node = Raw::listen();
+    let hopfall = start(&[reserve(), node.addr()], "idle_timeout: 1s", "health: { fall: 1000 }");
+    for (count, ended) in ["closed", "idle", "broken", "closed"].into_iter().enumerate() {
+        let (mut client, mut server) = joined(&hopfall, &node);
+        client.write_all(b"hello").unwrap();
+        expect(&mut server, "hello");
+        server.write_all(b"hi").unwrap();
+        expect(&mut client, "hi");
+        match ended {
+            "closed" => drop((client, server)),
+            "idle" => assert_eq!(ending(&mut client).1, Ending::Reset),
+            _ => reset(client),
+        }
+        let line = hopfall.wait_for_access_log(count + 1).pop().unwrap();
+        let told = (&line["ended"], &line["received"], &line["bytes"], &line["served_by"], &line["client"]);
+        assert_eq!(told, (&ended.into(), &5.into(), &2.into(), &"b".into(), &"127.0.0.1".into()), "{line}");
+        assert!(line["seconds"].as_f64().unwrap() >= if ended == "idle" { 1.0 } else { 0.0 }, "{line}");
+        let hops = line["hops"].as_str().unwrap().replace(char::is_numeric, "");
+        assert!(["b:connected:ms", "a:connection_refused:ms b:connected:ms"].contains(&hops.as_str()), "{line}");
+    }
+    let lines = hopfall.access_log();
+    assert!(lines.iter().any(|line| line["hops"].as_str().unwrap().contains("refused")), "{lines:?}");
+
+    let hopfall = start_with(&[reserve()], "", "", "log: { access: { format: combined } }");
+    assert_eq!(ending(&mut connect(hopfall.address("raw"))), (Vec::new(), Ending::Reset));
+    wait_until("a line of it", PATIENCE, || {
+        let line = hopfall.stdout();
+        line.contains("\"CONNECT raw TCP\" 503 0 \"-\" \"-\" \"a:connection_refused:")
+    });
+}
+
+#[test]
 fn a_full_node_is_passed_over_and_blamed_for_nothing() {
     let (a, b) = (Raw::listen(), Raw::listen());
     let hopfall = start(&[a.addr(), b.addr()], "", "max_in_flight: 1, queue: 0");
