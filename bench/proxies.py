@@ -113,7 +113,7 @@ routes:
     TCP = """\
 threads: 1
 shutdown_timeout: 1s
-log: {{ level: error }}
+log: {{ level: error, access: {{ format: off }} }}
 listeners:
   - {{ name: tcp, address: "127.0.0.1:{tcp}", protocol: tcp, pool: even, {limits} }}
 pools:

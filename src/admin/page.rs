@@ -69,6 +69,10 @@ fn verdict(status: &Status) -> (&'static str, String) {
         status.loops.iter().filter(|one| one.requests_last_minute > 0).map(|one| one.node.as_str()).collect();
     let down: Vec<_> = nodes().filter(|node| !node.up).map(|node| node.name.as_str()).collect();
     let suspect: Vec<_> = nodes().filter(|node| node.suspect).map(|node| node.name.as_str()).collect();
+    let failing = status.stores.iter().filter(|store| store.is_failing());
+    let failing: Vec<_> = failing.map(|store| store.name.as_str()).collect();
+    let spent = status.stores.iter().filter(|store| store.is_spent());
+    let spent: Vec<_> = spent.map(|store| store.name.as_str()).collect();
     let all = nodes().count();
     let is = |names: &[&str]| if names.len() == 1 { "is" } else { "are" };
     let mut told = Vec::new();
@@ -80,6 +84,16 @@ fn verdict(status: &Status) -> (&'static str, String) {
     }
     if !down.is_empty() {
         told.push(format!("{} of {all} nodes {} down: {}", down.len(), is(&down), listed(down.clone())));
+    }
+    if !failing.is_empty() {
+        told.push(format!(
+            "{} answer{} no request",
+            listed(failing.clone()),
+            if failing.len() == 1 { "s" } else { "" }
+        ));
+    }
+    if !spent.is_empty() {
+        told.push(format!("Today's budget is spent: {}", listed(spent)));
     }
     if !told.is_empty() {
         return ("bad", told.join(" · "));

@@ -176,6 +176,18 @@ pub struct StoreStatus {
     pub disk: Option<DiskStatus>,
 }
 
+impl StoreStatus {
+    /// It was asked in the last minute, and each time in vain.
+    pub fn is_failing(&self) -> bool {
+        self.attempts.failed > 0 && self.attempts.found + self.attempts.absent == 0
+    }
+
+    /// It is not asked any more today.
+    pub fn is_spent(&self) -> bool {
+        self.budget_per_day.is_some_and(|budget| self.dollars_today >= budget)
+    }
+}
+
 /// What a store keeps on this machine.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct DiskStatus {

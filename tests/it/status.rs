@@ -176,6 +176,22 @@ fn a_browser_gets_a_small_page_that_nothing_can_break_out_of() {
 }
 
 #[test]
+fn the_first_words_tell_of_stores_that_are_not_there_or_cost_too_much() {
+    let node = Nginx::with_files(&[]);
+    let page = |hopfall: &Hopfall| hopfall.ask_admin("GET", "/", &[BROWSER], "").text();
+    let away = Fleet::new().node("a", node.addr()).store("cats", hopfall::reserve(), "AK", "SK").start();
+    assert!(page(&away).contains("The node is up"));
+    assert_eq!(away.get("/cat.jpg").status, 502);
+    assert!(page(&away).contains("s3 answers no request"), "{}", page(&away));
+
+    let bucket = Bucket::new();
+    let fleet = before_s3(Fleet::new().node("a", node.addr()), &bucket);
+    let dear = fleet.store_key("prices: { thousand_requests: 1000 }").store_key("budget_per_day: 1").start();
+    dear.get("/cat.jpg");
+    assert!(page(&dear).contains("Today's budget is spent: s3"), "{}", page(&dear));
+}
+
+#[test]
 fn without_a_token_orders_come_from_command_lines_on_this_machine() {
     let node = Nginx::with_files(&[]);
     let all: SocketAddr = ([0, 0, 0, 0], hopfall::reserve().port()).into();
