@@ -26,7 +26,7 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0 words | [`units`], [`hop`], [`quiet`] |
+//! | 0 words | [`units`], [`hop`], [`quiet`], [`unix`] |
 //! | 1 decisions, pure | [`absence`], [`conditional`], [`explain`], [`fallback`], [`framing`], [`freshness`], [`health`], [`headers`], [`hedge`], [`history`], [`location`], [`proxy_protocol`], [`renewal`], [`routing`], [`s3`], [`shape`], [`throttle`], [`trace_context`], [`trip`], [`via`] |
 //! | 2 config, and what knows no product | [`config`], [`disk`], [`flight`] |
 //! | 3 shared | [`metrics`], [`pool`], [`snapshot`], [`syslog`] |
@@ -100,4 +100,5 @@ pub mod trace_context;
 pub mod traces;
 pub mod trip;
 pub mod units;
+pub mod unix;
 pub mod via;

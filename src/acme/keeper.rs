@@ -15,6 +15,7 @@ use super::order::order;
 use super::vault::Vault;
 use crate::renewal::{self, Dice, Setback, Span};
 use crate::tls::Dated;
+use crate::unix;
 
 pub struct Keeper {
     name: String,
@@ -67,7 +68,9 @@ impl Keeper {
                     self.ask_for(&mut advice, current).await;
                 }
                 let due = renewal::due(current.leaf.life, advice.window, advice.dice);
-                let wait = Duration::from_secs(u64::try_from(due.saturating_sub(unix_now())).unwrap_or(0));
+                let wait = Duration::from_secs(
+                    u64::try_from(due.saturating_sub(unix::signed_seconds(SystemTime::now()))).unwrap_or(0),
+                );
                 let wait = wait.max(earliest.saturating_duration_since(Instant::now()));
                 if !wait.is_zero() {
                     debug!("{}: to be renewed in {}", self.name, format_duration(wait));
@@ -199,7 +202,11 @@ impl Keeper {
             None => error!("{}: no certificate yet: {what}; fix: {fix}; tried again in {again}", self.name),
             Some(current) => {
                 let life = current.leaf.life;
-                let level = if life.is_ending(unix_now()) { log::Level::Error } else { log::Level::Warn };
+                let level = if life.is_ending(unix::signed_seconds(SystemTime::now())) {
+                    log::Level::Error
+                } else {
+                    log::Level::Warn
+                };
                 let until = date(life.to);
                 log::log!(
                     level,
@@ -214,11 +221,6 @@ impl Keeper {
     fn count(&self, result: &str) {
         self.ca.orders.with_label_values(&[self.name.as_str(), result]).inc();
     }
-}
-
-fn unix_now() -> i64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
 }
 
 fn date(unix: i64) -> String {

@@ -10,6 +10,7 @@ use crate::fallback::{Outcome, Stage};
 use crate::hop::TargetId;
 use crate::location::{self, Mark, Marks, PathId, UnixTime};
 use crate::metrics::Metrics;
+use crate::unix;
 
 /// What is known of one request's path, and where to learn more of it.
 #[derive(Default)]
@@ -82,7 +83,7 @@ impl Hints<'_> {
 
 /// The time that the location map counts in.
 pub fn unix_now() -> UnixTime {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+    unix::seconds(SystemTime::now())
 }
 
 impl Chain {

@@ -402,10 +402,18 @@ impl<'a> Chosen<'a> {
         }
     }
 
-    fn origin(self) -> &'a dyn Origin {
+    async fn ask(self, ask: &Ask<'_>) -> Asked {
         match self {
-            Chosen::Node { origin, .. } => origin,
-            Chosen::Store(store) => store,
+            Chosen::Node { origin, .. } => origin.ask(ask).await,
+            // Boxed: it is seldom, and takes much room.
+            Chosen::Store(store) => Box::pin(store.ask(ask)).await,
+        }
+    }
+
+    fn upstream(self) -> &'a Upstream {
+        match self {
+            Chosen::Node { origin, .. } => origin.upstream(),
+            Chosen::Store(store) => store.upstream(),
         }
     }
 

@@ -30,7 +30,7 @@ impl Chain {
         let told = began.traceparent(trip);
         let ask_first = Ask { traceparent: told.as_ref(), ..*ask };
         let (Chosen::Node { pool, node, origin }, false) = (first, matches!(request.caller, Caller::Neighbour)) else {
-            let asked = first.origin().ask(&ask_first).await;
+            let asked = first.ask(&ask_first).await;
             return (first, began, asked);
         };
         let Some(rules) = &pool.config.hedge else {
@@ -51,7 +51,7 @@ impl Chain {
         let began_second = Begun::now(trip);
         let told = began_second.traceparent(trip);
         let ask_second = Ask { traceparent: told.as_ref(), ..*ask };
-        let mut asking_second = pin!(second.origin().ask(&ask_second));
+        let mut asking_second = pin!(second.ask(&ask_second));
         let hedged = |won| self.metrics.hedges.with_label_values(&[pool.name(), node.name.as_str(), won]).inc();
         let is_good = |asked: &Asked| matches!(asked.outcome, Outcome::Found(_));
         tokio::select! {

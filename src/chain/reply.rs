@@ -57,7 +57,7 @@ impl Chain {
             answer.finish().await;
             return Ok(());
         }
-        let idle = chosen.origin().upstream().bounds().body_idle_timeout;
+        let idle = chosen.upstream().bounds().body_idle_timeout;
         let mut waits_for_more = answer.announced().unwrap_or(0);
         loop {
             let piece = match timeout_at(until, answer.next_piece(idle)).await {

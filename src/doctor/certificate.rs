@@ -1,12 +1,13 @@
 //! The certificates of an https listener, as its clients will see them.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use super::Finding;
 use crate::config::{Listener, Serves};
 use crate::metrics::Metrics;
 use crate::tls::{self, Certificates, Examined};
+use crate::unix;
 
 pub(super) fn examine(about: &str, listener: &Listener, metrics: &Metrics) -> Vec<Finding> {
     let Some(tls) = &listener.tls else { return Vec::new() };
@@ -18,8 +19,7 @@ pub(super) fn examine(about: &str, listener: &Listener, metrics: &Metrics) -> Ve
                 return vec![Finding::error(about, format!("{error:#}"), fix)];
             }
         };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let now = i64::try_from(now).unwrap_or(i64::MAX);
+    let now = unix::signed_seconds(SystemTime::now());
     // What the CA is asked for will be there.
     let (mut found, mut names) = (Vec::new(), tls.acme.clone());
     for files in &files {

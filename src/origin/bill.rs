@@ -8,6 +8,7 @@ use prometheus::{Counter, Gauge, IntCounter};
 use crate::config;
 use crate::metrics::Metrics;
 use crate::s3::cost::{Day, Prices};
+use crate::unix;
 
 pub struct Bill {
     prices: Prices,
@@ -54,7 +55,7 @@ impl Bill {
 
     /// What was spent on this UTC day, in nanodollars.
     pub fn spent_today(&self) -> u64 {
-        self.day.lock().unwrap_or_else(PoisonError::into_inner).spent(unix_now())
+        self.day.lock().unwrap_or_else(PoisonError::into_inner).spent(unix::seconds(SystemTime::now()))
     }
 
     /// Nanodollars that are left of the day's budget, if there is one.
@@ -65,12 +66,12 @@ impl Bill {
     /// Sets what is shown as spent today, on a day without spending too.
     pub fn measure(&self) {
         let day = self.day.lock().unwrap_or_else(PoisonError::into_inner);
-        self.cost_today.set(dollars(day.spent(unix_now())));
+        self.cost_today.set(dollars(day.spent(unix::seconds(SystemTime::now()))));
     }
 
     /// Takes over what another process has spent on this day, and counts as its own.
     pub fn spent_elsewhere(&self, nanodollars: u64) {
-        let now = unix_now();
+        let now = unix::seconds(SystemTime::now());
         let mut day = self.day.lock().unwrap_or_else(PoisonError::into_inner);
         day.spend(nanodollars, now);
         self.cost_today.set(dollars(day.spent(now)));
@@ -81,7 +82,7 @@ impl Bill {
             return;
         }
         self.cost.inc_by(dollars(nanodollars));
-        let now = unix_now();
+        let now = unix::seconds(SystemTime::now());
         let mut day = self.day.lock().unwrap_or_else(PoisonError::into_inner);
         day.spend(nanodollars, now);
         self.cost_today.set(dollars(day.spent(now)));
@@ -109,8 +110,4 @@ impl Drop for Unpaid<'_> {
 
 fn dollars(nanodollars: u64) -> f64 {
     nanodollars as f64 / 1e9
-}
-
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }

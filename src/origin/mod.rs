@@ -11,7 +11,6 @@ mod tape;
 mod tls;
 mod wire;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 use tokio::time::Instant;
@@ -62,10 +61,9 @@ impl Asked {
     }
 }
 
-#[async_trait]
 pub trait Origin: Send + Sync {
     /// Asks once. A pooled connection that turns out to be closed is replaced and not counted.
-    async fn ask(&self, ask: &Ask<'_>) -> Asked;
+    fn ask(&self, ask: &Ask<'_>) -> impl Future<Output = Asked> + Send;
 
     /// Its connections, and their bounds.
     fn upstream(&self) -> &Upstream;

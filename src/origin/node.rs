@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use http::{HeaderMap, HeaderValue, header};
 use pingora::http::RequestHeader;
 
@@ -54,7 +53,6 @@ impl NodeOrigin {
     }
 }
 
-#[async_trait]
 impl Origin for NodeOrigin {
     async fn ask(&self, ask: &Ask<'_>) -> Asked {
         let Some(address) = self.node.endpoint.address() else {

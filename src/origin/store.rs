@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use async_trait::async_trait;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use log::{debug, warn};
 use prometheus::IntCounterVec;
@@ -564,7 +563,6 @@ impl StoreOrigin {
     }
 }
 
-#[async_trait]
 impl Origin for StoreOrigin {
     async fn ask(&self, ask: &Ask<'_>) -> Asked {
         match key::object_key(&self.s3.config.prefix, ask.target) {

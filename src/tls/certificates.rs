@@ -26,6 +26,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::{Dated, Issued, Leaf};
 use crate::config::{CertificateFiles, Tls};
 use crate::metrics::Metrics;
+use crate::unix;
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -210,11 +211,6 @@ impl Known {
     }
 }
 
-fn unix_now() -> i64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
-}
-
 /// When the first kind of client has none of one name's that is still good.
 fn expires(named: &[Dated]) -> Option<i64> {
     let kind = |dated: &Dated| dated.certified.key.algorithm();
@@ -238,7 +234,7 @@ impl ResolvesServerCert for Certificates {
         let fits = |dated: &&Dated| dated.certified.key.choose_scheme(hello.signature_schemes()).is_some();
         // The CA's, then those of files.
         let known = || issued.iter().chain(named.iter().filter(fits));
-        let now = unix_now();
+        let now = unix::signed_seconds(SystemTime::now());
         let chosen = known().find(|dated| dated.life.holds(now)).or(known().next()).or(named.first()).cloned();
         let chosen = chosen.or_else(|| self.acme.iter().find_map(|name| self.issued.certificate(name)));
         chosen.map(|dated| dated.certified)

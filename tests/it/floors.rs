@@ -3,7 +3,7 @@
 use std::path::Path;
 
 const FLOORS: &[(u32, &[&str])] = &[
-    (0, &["units", "hop", "quiet"]),
+    (0, &["units", "hop", "quiet", "unix"]),
     (
         1,
         &[
