@@ -26,7 +26,7 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0 words | [`units`], [`hop`], [`quiet`], [`unix`] |
+//! | 0 words | [`units`], [`hex`], [`hop`], [`quiet`], [`unix`] |
 //! | 1 decisions, pure | [`absence`], [`conditional`], [`explain`], [`fallback`], [`framing`], [`freshness`], [`health`], [`headers`], [`hedge`], [`history`], [`location`], [`proxy_protocol`], [`renewal`], [`routing`], [`s3`], [`shape`], [`throttle`], [`trace_context`], [`trip`], [`via`] |
 //! | 2 config, and what knows no product | [`config`], [`disk`], [`flight`] |
 //! | 3 shared | [`metrics`], [`pool`], [`snapshot`], [`syslog`] |
@@ -72,6 +72,7 @@ pub mod freshness;
 pub mod headers;
 pub mod health;
 pub mod hedge;
+pub mod hex;
 pub mod history;
 pub mod hop;
 pub mod import;

@@ -9,6 +9,8 @@ use std::collections::HashMap;
 
 use percent_encoding::percent_decode;
 
+use crate::shape;
+
 /// The rules of one listener. Routes are told by their index in the config.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
@@ -120,12 +122,7 @@ fn of_path(paths: &Paths, path: &[u8]) -> Option<usize> {
 
 /// A host's name, in lower case, without a port and without the root's dot.
 fn name(host: &[u8]) -> Option<String> {
-    let host = std::str::from_utf8(host).ok()?;
-    let name = match host.rsplit_once(':') {
-        // A colon within brackets is an IPv6 address's own.
-        Some((name, port)) if !port.ends_with(']') => name,
-        _ => host,
-    };
+    let (name, _) = shape::name_and_port(std::str::from_utf8(host).ok()?);
     Some(name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase())
 }
 

@@ -152,19 +152,22 @@ fn check_host(head: &Head<'_>) -> Result<(), Misshapen> {
 
 /// RFC 3986 §3.2.2 host with an optional port. An empty Host is lawful (RFC 9110 §7.2), and useless here.
 pub fn is_host(host: &[u8]) -> bool {
-    let (name, port) = match host.iter().rposition(|b| *b == b':') {
-        Some(colon) if !host.ends_with(b"]") => (&host[..colon], Some(&host[colon + 1..])),
-        _ => (host, None),
-    };
-    let port_ok = port
-        .is_none_or(|port| std::str::from_utf8(port).is_ok_and(|port| port.is_empty() || port.parse::<u16>().is_ok()));
-    let name_ok = match name {
-        [b'[', inside @ .., b']'] => {
-            std::str::from_utf8(inside).is_ok_and(|ip| ip.parse::<std::net::Ipv6Addr>().is_ok())
-        }
-        _ => !name.is_empty() && name.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(b)),
+    let Ok(host) = std::str::from_utf8(host) else { return false };
+    let (name, port) = name_and_port(host);
+    let port_ok = port.is_none_or(|port| port.is_empty() || port.parse::<u16>().is_ok());
+    let name_ok = match name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
+        Some(inside) => inside.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(&b)),
     };
     name_ok && port_ok
+}
+
+/// A host's name, and its port if it has one. A colon within brackets is an IPv6 address's own.
+pub fn name_and_port(host: &str) -> (&str, Option<&str>) {
+    match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => (name, Some(port)),
+        _ => (host, None),
+    }
 }
 
 /// RFC 9112 §6.3: one framing, stated once.

@@ -9,6 +9,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use sha2::Sha256;
 
+use crate::hex;
+
 pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 
 /// This instance's name and mark.
@@ -52,7 +54,7 @@ impl Identity {
     /// The hop of requests to the target called `to`.
     pub fn hop(&self, to: &str) -> Hop {
         let (name, mark) = (&self.name, &self.mark);
-        let to: String = to.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let to = hex::of(to.as_bytes());
         // invariant: a token and hex digits are valid in a header value
         let value = |text: String| HeaderValue::from_str(&text).expect("a token is a valid header value");
         Hop { via: value(format!("1.1 {name}")), cdn_loop: value(format!("{name};mark={mark};to={to}")) }
@@ -87,7 +89,7 @@ impl Identity {
             });
             if has_token(name, &self.name) {
                 let to = parameter(b"to").filter(|_| vouched);
-                return Seen::Ourselves { to: to.and_then(|to| String::from_utf8(unhex(to)?).ok()) };
+                return Seen::Ourselves { to: to.and_then(|to| String::from_utf8(hex::bytes(to)?).ok()) };
             }
             peer |= vouched;
         }
@@ -100,7 +102,7 @@ impl Identity {
 
     fn vouches(&self, name: &[u8], given: &[u8]) -> bool {
         // A shorter mark would be a weaker one.
-        let Some(given) = unhex(given).filter(|given| given.len() == MARK_BYTES) else { return false };
+        let Some(given) = hex::bytes(given).filter(|given| given.len() == MARK_BYTES) else { return false };
         keyed(name, &self.key).verify_truncated_left(&given).is_ok()
     }
 }
@@ -161,16 +163,7 @@ fn keyed(name: &[u8], key: &[u8]) -> Hmac<Sha256> {
 }
 
 fn mark(name: &str, key: &[u8]) -> String {
-    keyed(name.as_bytes(), key).finalize().into_bytes()[..MARK_BYTES].iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(text: &[u8]) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let pairs = text.chunks_exact(2);
-    if !pairs.remainder().is_empty() {
-        return None;
-    }
-    pairs.map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
+    hex::of(&keyed(name.as_bytes(), key).finalize().into_bytes()[..MARK_BYTES])
 }
 
 #[cfg(test)]

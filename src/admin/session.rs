@@ -12,6 +12,7 @@ use hmac::Mac;
 use http::{HeaderMap, header};
 
 use super::guard::{Refused, is_same, keyed};
+use crate::hex;
 use crate::throttle::{Rate, Throttle};
 
 /// All sessions of one process.
@@ -88,7 +89,7 @@ impl Sessions {
     fn tag(&self, purpose: &str, what: &str, token: &str) -> String {
         let key = keyed(&self.key, token.as_bytes()).finalize().into_bytes();
         let tag = keyed(&key, format!("{purpose}\n{what}").as_bytes()).finalize().into_bytes();
-        tag.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::of(&tag)
     }
 }
 

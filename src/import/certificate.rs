@@ -9,6 +9,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use super::{Refusal, TlsFiles};
+use crate::hex;
 
 /// The certificate that the operator named.
 pub struct Certificate {
@@ -41,14 +42,10 @@ impl Certificate {
     pub fn compare(&self, fingerprint: &str) -> Comparison {
         let digits: String = fingerprint.chars().filter(|c| *c != ':').collect::<String>().to_ascii_lowercase();
         let ours = match digits.len() {
-            40 => hex(&Sha1::digest(&self.der)),
-            64 => hex(&Sha256::digest(&self.der)),
+            40 => hex::of(&Sha1::digest(&self.der)),
+            64 => hex::of(&Sha256::digest(&self.der)),
             _ => return Comparison::Unknown,
         };
         if ours == digits { Comparison::Same } else { Comparison::Other }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

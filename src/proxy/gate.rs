@@ -124,12 +124,7 @@ impl Front {
 
 /// The same place over https.
 fn redirect(host: &HeaderValue, target: &[u8], port: u16) -> Option<HeaderValue> {
-    let host = host.to_str().ok()?;
-    // A colon within brackets is an IPv6 address's own.
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if !port.ends_with(']') => name,
-        _ => host,
-    };
+    let (name, _) = shape::name_and_port(host.to_str().ok()?);
     let port = if port == 443 { String::new() } else { format!(":{port}") };
     let target = std::str::from_utf8(target).ok()?;
     HeaderValue::from_str(&format!("https://{name}{port}{target}")).ok()

@@ -18,6 +18,8 @@ use http::{HeaderName, HeaderValue, Method};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
+use crate::hex;
+
 /// Signs what goes to one bucket.
 pub struct Signer {
     credentials: Credentials,
@@ -126,7 +128,7 @@ impl Signer {
 
         let date = stamp.split('T').next().unwrap_or_default();
         let scope = self.scope(date);
-        let to_sign = format!("AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{}", hex(&Sha256::digest(request)));
+        let to_sign = format!("AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{}", hex::of(&Sha256::digest(request)));
         let signature = self.sign(to_sign.as_bytes(), date, time);
         let id = self.credentials.access_key_id();
         format!("AWS4-HMAC-SHA256 Credential={id}/{scope}, SignedHeaders={signed}, Signature={signature}")
@@ -143,11 +145,6 @@ impl Signer {
         self.key.store(Some(DayKey { date: date.to_owned(), key }.into()));
         signature
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    digits.map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])).collect()
 }
 
 const DATE: &str = "x-amz-date";

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 const FLOORS: &[(u32, &[&str])] = &[
-    (0, &["units", "hop", "quiet", "unix"]),
+    (0, &["units", "hex", "hop", "quiet", "unix"]),
     (
         1,
         &[
@@ -54,6 +54,7 @@ const SIDEWAYS: &[(&str, &str)] = &[
     ("access_log", "messages"),   // opens its file in the same way
     ("chain", "traces"),          // carries it to the front
     ("traces", "access_log"),     // tells the same of a request
+    ("routing", "shape"),         // takes a host apart in the same way
     ("headers", "trace_context"), // puts a trace into what is sent
     ("trip", "fallback"),         // a trip is a list of outcomes
     ("trip", "trace_context"),    // and has its place in a trace
