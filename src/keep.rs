@@ -41,7 +41,11 @@ pub fn save(chain: &Chain) {
     let written = fs::write(&beside, &bytes).and_then(|()| fs::rename(&beside, path));
     match written {
         Ok(()) => debug!("the location map is saved: {} bytes", bytes.len()),
-        Err(error) => warn!("the location map `{}` cannot be written: {error}", path.display()),
+        Err(error) => {
+            // A part of it would take up what is left of a full disk.
+            let _ = fs::remove_file(&beside);
+            warn!("the location map `{}` cannot be written: {error}", path.display());
+        }
     }
 }
 
