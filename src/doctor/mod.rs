@@ -6,6 +6,7 @@
 
 mod bucket;
 mod certificate;
+mod collector;
 mod machine;
 mod node;
 
@@ -141,6 +142,10 @@ pub async fn examine(config: Arc<Config>, patience: Duration) -> anyhow::Result<
         if let Some(disk) = store.disk.clone() {
             all.push((name.clone(), blocking(move || machine::disk(&name, &disk.settings))));
         }
+    }
+    if let Some(tracing) = &config.tracing {
+        let name = "tracing".to_owned();
+        all.push((name.clone(), Box::pin(collector::examine(name, tracing.endpoint.clone()))));
     }
     all.push(("files".to_owned(), {
         let config = config.clone();

@@ -258,6 +258,27 @@ fn files_and_folders() {
     assert!(!folder.path().join("disk").exists(), "it makes nothing");
 }
 
+#[cfg(feature = "otel")]
+#[test]
+fn a_collector_that_is_not_there() {
+    let node = Origin::always(Reply::status(404));
+    let there = Origin::always(Reply::ok(""));
+    let with = |address: SocketAddr| {
+        let tracing = format!("tracing: {{ endpoint: \"http://{address}/v1/traces\" }}");
+        examine(&Fleet::new().node("a", node.addr()).top(&tracing).yaml(), &[], &[])
+    };
+    assert_found(&with(there.addr()), "ok", "tracing", &["takes connections"]);
+    assert_eq!(there.requests().len(), 0, "nothing is sent");
+    let ran = with(reserve());
+    assert_found(
+        &ran,
+        "warn",
+        "tracing",
+        &["no connection to the collector at 127.0.0.1:", "fix: start the collector"],
+    );
+    assert_eq!(ran.code, Some(0), "requests are served without it");
+}
+
 #[test]
 fn it_ends_in_time_and_says_what_did_not() {
     let silent = Origin::always(Reply::hang());
