@@ -21,8 +21,8 @@ use crate::manual;
 use crate::messages::Messages;
 use crate::server::{Handed, Server, Told};
 
-/// A reverse proxy for storage nodes with lean disks: when a node answers 404, hopfall asks the next one
-/// that it has not asked yet, and at last S3. It cannot loop.
+/// A reverse proxy for storage nodes that do not all hold every file: when a node answers 404, hopfall asks the next one
+/// that it has not asked yet, and finally S3. It cannot loop.
 #[derive(Debug, Parser)]
 #[command(name = "hopfall", version, after_help = EXITS)]
 pub struct Cli {
@@ -32,22 +32,22 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve, as a config file says
+    /// Run hopfall with a config file
     ///
-    /// SIGTERM drains: no new connections, and requests under way may end. SIGINT stops at once. SIGHUP reads the config
-    /// file again. SIGUSR1 opens the files of the logs anew. SIGUSR2 starts the program anew and hands over to it.
+    /// SIGTERM drains: it takes no new connections, and lets requests in progress end. SIGINT stops at once. SIGHUP reads
+    /// the config file again. SIGUSR1 reopens the log files. SIGUSR2 starts the program again and hands over to it.
     Run {
         /// The config file (YAML)
         #[arg(short, long, value_name = "FILE")]
         config: PathBuf,
-        /// Read the config file again whenever it has changed
+        /// Read the config file again whenever it changes
         #[arg(long)]
         watch: bool,
     },
-    /// Have a running hopfall read its config file again
+    /// Make a running hopfall read its config file again
     ///
-    /// Asks the admin listener of the config file. If the file has mistakes, they are printed, the exit code is 2, and
-    /// hopfall goes on as before.
+    /// Uses the admin listener that the config file names. If the file has mistakes, they are printed, the exit code is 2,
+    /// and hopfall goes on as before.
     Reload {
         #[command(flatten)]
         admin: AdminArgs,
@@ -57,41 +57,42 @@ enum Command {
         /// The config file (YAML)
         #[arg(value_name = "FILE")]
         config: PathBuf,
-        /// Look at the world too: names, nodes, buckets, certificates, ports, disks and limits; exit code 1 for an error
+        /// Also test what the config names: hosts, nodes, buckets, certificates, ports, disks and limits; exit code 1 for an error
         ///
-        /// Needs no running hopfall, and does one beside it no harm. Nodes and buckets are asked for random names.
+        /// Needs no running hopfall, and does not disturb one. Nodes and buckets are asked for random names.
         #[arg(long)]
         online: bool,
-        /// The longest time that all of it may take
+        /// The longest that all tests together may take
         #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration, requires = "online")]
         timeout: Duration,
         /// Write JSON (docs/check.schema.json)
         #[arg(long, requires = "online")]
         json: bool,
     },
-    /// Tell how a running hopfall would serve a request: whom it would ask, in which order, and why
+    /// Show how a running hopfall would serve a request: which targets it would ask, in which order, and why
     ///
-    /// Asks the admin listener of the config file. Nothing is asked of nodes or S3, and nothing changes, unless --live.
+    /// Uses the admin listener that the config file names. Without --live, nothing is sent to nodes or S3, and nothing
+    /// changes.
     Explain {
-        /// An absolute URL, whose host chooses the route, or a path such as /img/cat.jpg
+        /// An absolute URL, whose host selects the route, or a path such as /img/cat.jpg
         #[arg(value_name = "URL|PATH")]
         url: String,
-        /// The Host that the request has, instead of the URL's
+        /// The Host of the request, instead of the URL's
         #[arg(long)]
         host: Option<String>,
-        /// The listener that the request comes to, by name. Default: the one that fits the URL, else the first
+        /// The name of the listener that the request comes to. Default: the one that fits the URL, else the first
         #[arg(long, value_name = "NAME")]
         listener: Option<String>,
-        /// The client's address, for stickiness, `source`, and whom hopfall takes for a node
+        /// The client's address: it matters for stickiness, for `source`, and if it is a node's
         #[arg(long, value_name = "ADDRESS")]
         client: Option<IpAddr>,
         /// The client's cookies, for stickiness: NAME=VALUE
         #[arg(long)]
         cookie: Option<String>,
-        /// A HEAD instead of a GET
+        /// Use HEAD instead of GET
         #[arg(long)]
         head: bool,
-        /// Make the request, and show status, bytes, time and cost of each hop
+        /// Make the request, and show the status, bytes, time and cost of each hop
         #[arg(long)]
         live: bool,
         /// Write JSON (docs/explain.schema.json)
@@ -100,7 +101,7 @@ enum Command {
         #[command(flatten)]
         admin: AdminArgs,
     },
-    /// Lay a config file out anew: indents, spaces, quotes. Comments and the order of keys stay
+    /// Format a config file: indents, spaces, quotes. Comments and the order of keys stay
     Fmt {
         /// The config file (YAML)
         #[arg(value_name = "FILE")]
@@ -113,10 +114,10 @@ enum Command {
     Schema,
     /// Ask a running hopfall whether it takes requests: exit code 0 if it does, else 1
     ///
-    /// Asks the admin listener of the config file; one on 0.0.0.0 or [::] is asked on loopback. It is made for the health
+    /// Uses the admin listener that the config file names; one on 0.0.0.0 or [::] is asked on loopback. Made for the health
     /// checks of containers and service managers.
     Healthcheck {
-        /// Ask only whether it lives: one that drains its connections does
+        /// Ask only whether it is alive: it is, even while it drains
         #[arg(long)]
         live: bool,
         /// The longest wait for the answer
@@ -125,20 +126,20 @@ enum Command {
         #[command(flatten)]
         admin: AdminArgs,
     },
-    /// Have a running hopfall start its program anew, and hand over to it
+    /// Make a running hopfall start its program again, and hand over to it
     ///
-    /// Asks the admin listener of the config file. The new process takes the sockets over, so that no connection is
-    /// refused; the old one answers what is asked on the connections that it has, and ends. If the new one does not come to
-    /// serve, nothing has changed.
+    /// Uses the admin listener that the config file names. The new process takes over the listening sockets, so that no
+    /// connection is refused; the old one answers what is still asked on its own connections, and ends. If the new one does
+    /// not start serving, nothing changes.
     Upgrade {
         #[command(flatten)]
         admin: AdminArgs,
     },
-    /// Forget where a file is, in a running hopfall
+    /// Make a running hopfall forget a file: which target has it, and its copy on the disk
     ///
-    /// Asks the admin listener of the config file. The next request for the file is asked of all again.
+    /// Uses the admin listener that the config file names. The next request for the file is looked up again from scratch.
     Purge {
-        /// The path as requests have it, such as /img/cat.jpg
+        /// The path as in requests, such as /img/cat.jpg
         #[arg(value_name = "PATH")]
         path: String,
         /// Forget all paths that begin with PATH
@@ -147,9 +148,9 @@ enum Command {
         #[command(flatten)]
         admin: AdminArgs,
     },
-    /// Change what a node is for, in a running hopfall
+    /// Change a node's mode in a running hopfall
     ///
-    /// Asks the admin listener of the config file. It holds until a restart, over reloads and upgrades.
+    /// Uses the admin listener that the config file names. The mode lasts until a restart, through reloads and upgrades.
     Node {
         /// The pool's name
         pool: String,
@@ -160,16 +161,16 @@ enum Command {
         #[command(flatten)]
         admin: AdminArgs,
     },
-    /// Change which messages a running hopfall tells
+    /// Change which messages a running hopfall logs
     ///
-    /// Asks the admin listener of the config file. It holds until the process ends.
+    /// Uses the admin listener that the config file names. The level lasts until the process ends.
     LogLevel {
-        /// The least severe that is told: error, warn, info, debug or trace
+        /// The least severe messages to log: error, warn, info, debug or trace
         level: String,
         #[command(flatten)]
         admin: AdminArgs,
     },
-    /// Write a config from what another load balancer was told
+    /// Write a config from another load balancer's
     Import {
         #[command(subcommand)]
         from: ImportFrom,
@@ -177,11 +178,11 @@ enum Command {
     /// Write the manual pages, one for each command, into a folder
     #[command(hide = true)]
     Man {
-        /// A folder that is there
+        /// An existing folder
         #[arg(value_name = "FOLDER")]
         folder: PathBuf,
     },
-    /// Print what completes hopfall's command line in a shell
+    /// Print a completion script for a shell
     #[command(hide = true)]
     Completions {
         /// The shell
@@ -190,16 +191,16 @@ enum Command {
     /// Show the chain at work: two nodes, a signed S3 store and hopfall, all in this process
     #[cfg(feature = "demo")]
     Demo {
-        /// Make the requests, show their hops and exit: 0 only if every case came out right
+        /// Make the requests, show their hops and exit, with 0 only if every case came out right
         #[arg(long)]
         once: bool,
     },
 }
 
-/// Whom to ask.
+/// Which hopfall to ask.
 #[derive(Debug, clap::Args)]
 struct AdminArgs {
-    /// The config file that the running hopfall has: its `admin` address is asked, with its `token`
+    /// The config file of the running hopfall, for its `admin` address and token
     #[arg(short, long, value_name = "FILE")]
     config: PathBuf,
 }
@@ -218,10 +219,10 @@ enum ImportFrom {
         /// Write the YAML to this file, which must not exist yet
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
-        /// The PEM certificate of https listeners; it is held against the NodeBalancer's fingerprint
+        /// The PEM certificate of https listeners; it is compared with the NodeBalancer's fingerprint
         #[arg(long, value_name = "FILE", requires = "tls_key")]
         tls_certificate: Option<PathBuf>,
-        /// Its key. It is named in the YAML and not read
+        /// Its key, which is only named in the YAML and not read
         #[arg(long, value_name = "FILE", requires = "tls_certificate")]
         tls_key: Option<PathBuf>,
     },
@@ -235,10 +236,9 @@ const EXPLAIN_PATIENCE: Duration = Duration::from_secs(65);
 const RELOAD_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What an address or a token of the file may be wrong by.
-const CHANGED: &str =
-    "If hopfall runs, and `admin` has changed in the file since it was read: SIGHUP has it read again.";
+const CHANGED: &str = "If hopfall is running, and `admin` in the file has changed since it was read, send it SIGHUP.";
 
-const EXITS: &str = "Exit codes: 0 done; 1 could not start, run, read or write; 2 bad usage, config or input.";
+const EXITS: &str = "Exit codes: 0 done; 1 could not start, run, read or write, or the running hopfall refused; 2 bad usage, config or input.";
 
 impl Cli {
     /// Carries out the command.
@@ -442,7 +442,7 @@ fn ask(arguments: &AdminArgs, method: &str, page: &str, parameters: &[(&str, &st
         Err(problems) => return refuse(&problems),
     };
     let Some(admin) = admin else {
-        eprintln!("hopfall: the config must have an `admin` address, which is asked");
+        eprintln!("hopfall: the config has no `admin`; without its address the running hopfall cannot be reached");
         return ExitCode::from(2);
     };
     let token = match method {
@@ -596,7 +596,7 @@ fn write_new(out: Option<&Path>, text: &str) -> anyhow::Result<()> {
     };
     let name = out.display();
     let mut file = std::fs::File::create_new(out).map_err(|error| match error.kind() {
-        std::io::ErrorKind::AlreadyExists => anyhow!("{name}: is there already and is not overwritten; name another"),
+        std::io::ErrorKind::AlreadyExists => anyhow!("{name}: exists already and is not overwritten; name another"),
         _ => anyhow!("{name}: cannot be written: {error}"),
     })?;
     file.write_all(text.as_bytes()).with_context(|| format!("{name}: cannot be written"))

@@ -341,7 +341,7 @@ fn set_mode(chain: &Chain, form: &Form) -> Done {
         return (400, "say which: ?pool=POOL&node=NODE&mode=MODE".to_owned());
     };
     let Ok(mode) = Mode::parse(mode) else {
-        return (400, format!("`{mode}` is no mode: accept, reject, drain, backup"));
+        return (400, format!("`{mode}` is not a mode; write one of: accept, reject, drain, backup"));
     };
     let pools = &chain.snapshot.pools;
     let found = pools.iter().find(|own| own.name() == pool).map(|pool| pool.nodes.iter().find(|own| own.name == node));
@@ -351,7 +351,7 @@ fn set_mode(chain: &Chain, form: &Form) -> Done {
         Some(Some(found)) => {
             let before = found.mode();
             found.set_mode(mode);
-            log::warn!("node {node} of pool {pool} is set from {before:?} to {mode:?}");
+            log::warn!("node {node} of pool {pool} is set from {} to {}", before.as_str(), mode.as_str());
             let told = format!("{}, was {}", mode.as_str(), before.as_str());
             chain.metrics.history.note(SystemTime::now(), Kind::Mode, [pool, node], &told);
             (200, format!("{node}: {told}; until a restart"))
@@ -365,7 +365,7 @@ fn set_level(form: &Form) -> Done {
         return (400, "say which: ?level=LEVEL".to_owned());
     };
     let Ok(level) = Level::parse(level) else {
-        return (400, format!("`{level}` is no level: error, warn, info, debug, trace"));
+        return (400, format!("`{level}` is not a level; write one of: error, warn, info, debug, trace"));
     };
     let before = log::max_level();
     log::set_max_level(level.filter());

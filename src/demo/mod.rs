@@ -91,7 +91,7 @@ fn prologue(scene: &Scene, front: &Front) -> String {
     let yaml = front.yaml.trim_end().replace('\n', "\n    ");
     format!(
         "Two storage nodes, an S3 bucket and hopfall in front, all in this process and on loopback.\n\
-         When one has not got a file, hopfall asks the next that it has not asked yet, and at last S3.\n\n\
+         When one lacks a file, hopfall asks the next that it has not asked yet, and finally S3.\n\n\
          WHAT IS WHERE\n{places}\n    \
          taiga is misconfigured, to show that hopfall cannot loop: what it lacks under /loop/ it asks hopfall for.\n    \
          s3 refuses whoever does not sign.\n\n\

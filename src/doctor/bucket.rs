@@ -31,8 +31,8 @@ pub(super) async fn examine(about: String, store: Store, identity: Identity, met
         Ok((Err(outcome), address)) => {
             let failure = outcome.failure().unwrap_or(Failure::DestinationUnavailable);
             let fix = match failure {
-                Failure::TlsProtocolError => "mend the certificate there, or name its authority in `ca`",
-                _ => "mend `endpoint`, the firewall or the store",
+                Failure::TlsProtocolError => "correct the certificate there, or name its authority in `ca`",
+                _ => "correct `endpoint`, the firewall or the store",
             };
             found.push(Finding::error(&about, format!("{address} gives no answer: {}", failure.as_str()), fix));
             return found;
@@ -43,7 +43,7 @@ pub(super) async fn examine(about: String, store: Store, identity: Identity, met
                 None => Finding::error(
                     &about,
                     format!("{} cannot be resolved: {error}", store.address.host),
-                    "mend `endpoint` or `region`, or the resolver",
+                    "correct `endpoint` or `region`, or the resolver",
                 ),
             });
             return found;
@@ -131,7 +131,7 @@ fn judge(about: &str, store: &Store, seen: &Seen) -> Finding {
     let advice = answer::advice(status, code);
     match (status, code) {
         (404, Some("NoSuchBucket")) => {
-            Finding::error(about, format!("{answered}: {advice}"), "mend `bucket`, `endpoint` or `region`")
+            Finding::error(about, format!("{answered}: {advice}"), "correct `bucket`, `endpoint` or `region`")
         }
         (404, _) => match store.on_403 {
             OnDenied::NotFound => Finding::warn(
@@ -160,10 +160,10 @@ fn judge(about: &str, store: &Store, seen: &Seen) -> Finding {
         (403, Some("SignatureDoesNotMatch")) => Finding::error(
             about,
             format!("{answered}: {advice}"),
-            "mend `secret_key`; see that no space or line end is in it",
+            "correct `secret_key`; see that no space or line end is in it",
         ),
         (403, Some("InvalidAccessKeyId")) => {
-            Finding::error(about, format!("{answered}: {advice}"), "mend `access_key`")
+            Finding::error(about, format!("{answered}: {advice}"), "correct `access_key`")
         }
         (403, Some("RequestTimeTooSkewed")) => {
             let fix = "set the clock by NTP (`timedatectl set-ntp true`)";
@@ -178,7 +178,7 @@ fn judge(about: &str, store: &Store, seen: &Seen) -> Finding {
         | (400, Some("AuthorizationHeaderMalformed" | "IllegalLocationConstraintException")) => {
             let fix = match seen.region.as_deref().filter(|region| *region != store.region) {
                 Some(region) => format!("set `region: {region}`, where the bucket says that it is"),
-                None => "mend `region` or `endpoint`".to_owned(),
+                None => "correct `region` or `endpoint`".to_owned(),
             };
             Finding::error(about, format!("{answered}: {advice}"), fix)
         }
@@ -190,7 +190,7 @@ fn judge(about: &str, store: &Store, seen: &Seen) -> Finding {
         (200..=299, _) => Finding::error(
             about,
             format!("{answered} for a random key: that is no S3"),
-            "mend `endpoint`: it must be the S3 API's, not a website's",
+            "correct `endpoint`: it must be the S3 API's, not a website's",
         ),
         _ => Finding::error(about, format!("{answered}: {advice}"), "see the store's own documentation for this code"),
     }

@@ -28,7 +28,7 @@ pub(super) fn examine(about: &str, listener: &Listener, metrics: &Metrics) -> Ve
                 found.extend(judge(about, &files.certificate.display().to_string(), &examined, now));
                 names.extend(examined.names);
             }
-            Err(error) => found.push(Finding::error(about, format!("{error:#}"), "mend the file")),
+            Err(error) => found.push(Finding::error(about, format!("{error:#}"), "correct the file")),
         }
     }
     let hosts = match &listener.serves {

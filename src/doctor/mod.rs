@@ -1,5 +1,5 @@
 //! `hopfall check --online`: the config held against the world. Names, nodes, buckets, certificates, ports, disks, limits;
-//! each finding says what is so, and how to mend it.
+//! each finding says what is so, and how to fix it.
 //!
 //! It opens no disk, listens on nothing and writes nothing, so that a hopfall that runs beside it does not feel it. What it
 //! asks, it asks with what requests are made of: the same connections, checks and signatures.
@@ -42,7 +42,7 @@ pub struct Finding {
     /// What it is about: `listener web`, `node images/taiga`, `store s3`, `machine` …
     pub about: String,
     pub what: String,
-    /// How to mend it; null for what is well.
+    /// How to fix it; null if nothing is wrong.
     pub fix: Option<String>,
 }
 

@@ -40,7 +40,7 @@ pub(super) async fn examine(snapshot: Arc<Snapshot>, about: String, pool: usize,
         Some(Err(why)) => found.push(Finding::error(
             &about,
             format!("{address} fails its health check: {why}"),
-            "mend the node, or the pool's `health` (path, host, expected status)",
+            "correct the node, or the pool's `health` (path, host, expected status)",
         )),
         Some(Ok(())) => found.push(Finding::ok(&about, format!("{address} passes its health check"))),
         None => {}
@@ -61,11 +61,11 @@ async fn find(about: &str, node: &Node, config: &Config) -> Result<SocketAddr, F
         Ok(addresses) => addresses.collect(),
         Err(error) => {
             let what = format!("{name} cannot be resolved: {error}");
-            return Err(Finding::error(about, what, "mend the name, the resolver (/etc/resolv.conf) or /etc/hosts"));
+            return Err(Finding::error(about, what, "correct the name, the resolver (/etc/resolv.conf) or /etc/hosts"));
         }
     };
     let Some(address) = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first()) else {
-        return Err(Finding::error(about, format!("{name} has no address"), "mend its DNS record"));
+        return Err(Finding::error(about, format!("{name} has no address"), "correct its DNS record"));
     };
     node.endpoint.set(*address);
     let here = if_addrs::get_if_addrs().unwrap_or_default();
@@ -88,7 +88,7 @@ async fn connect(about: &str, address: SocketAddr, patience: Duration) -> Result
     match timeout(patience, TcpStream::connect(address)).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => {
-            let fix = "start the server there, or mend its address or the firewall";
+            let fix = "start the server there, or correct its address or the firewall";
             Err(Finding::error(about, format!("{address} takes no connection: {error}"), fix))
         }
         Err(_) => {

@@ -139,12 +139,12 @@ fn a_node_is_drained_without_a_failed_request() {
         wait_until("it is back", PATIENCE, || a.requests().len() > before + 50);
         stop.store(true, Ordering::Relaxed);
     });
-    hopfall.wait_for_log("node a of pool images is set from Accept to Drain");
+    hopfall.wait_for_log("node a of pool images is set from accept to drain");
     for (node, mode, code) in [("c", "drain", 1), ("a", "asleep", 1)] {
         let ran = set(&hopfall, node, mode);
         assert_eq!(ran.code, Some(code), "{}", ran.stderr);
         assert!(
-            ran.stderr.contains("there is no node `c`") || ran.stderr.contains("`asleep` is no mode"),
+            ran.stderr.contains("there is no node `c`") || ran.stderr.contains("`asleep` is not a mode"),
             "{}",
             ran.stderr
         );

@@ -106,7 +106,7 @@ fn a_node_that_cannot_be_asked() {
         "      - { name: nameless, address: \"no-such.invalid:80\" }\n      - { name: refused",
     );
     let ran = examine(&yaml, &[], &[]);
-    assert_found(&ran, "error", "node images/nameless", &["cannot be resolved", "fix: mend the name"]);
+    assert_found(&ran, "error", "node images/nameless", &["cannot be resolved", "fix: correct the name"]);
     assert_found(&ran, "error", "node images/refused", &["takes no connection: Connection refused"]);
     assert_found(&ran, "warn", "node images/own", &["hopfall's own listener web", "a loop"]);
     assert_found(&ran, "error", "node images/silent", &["gives no answer: http_response_timeout"]);

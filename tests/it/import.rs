@@ -155,7 +155,7 @@ fn the_binary_imports_checks_and_never_overwrites() {
 
     let again = binary::command(&["import", "nodebalancer", &fixture("http.json"), "--out", &out]);
     assert_eq!(again.code, Some(1));
-    assert!(again.stderr.contains("is there already and is not overwritten"), "{}", again.stderr);
+    assert!(again.stderr.contains("exists already and is not overwritten"), "{}", again.stderr);
     assert_eq!(std::fs::read_to_string(&out).unwrap(), text("pages.yaml"));
 
     let empty = here.path().join("empty");

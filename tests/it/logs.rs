@@ -409,7 +409,7 @@ fn the_level_changes_while_running() {
     assert_eq!(set("info").stdout.trim(), "messages are told from level info on");
     refused(3.0);
     assert_eq!(set("loud").code, Some(1));
-    assert!(set("loud").stderr.contains("`loud` is no level: error, warn, info, debug, trace"));
+    assert!(set("loud").stderr.contains("`loud` is not a level; write one of: error, warn, info, debug, trace"));
     let log = hopfall.log();
     assert_eq!(log.matches("no PROXY header").count(), 1, "{log}");
     assert!(log.contains("messages are told from level debug on; it was info"), "{log}");
