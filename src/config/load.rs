@@ -196,7 +196,8 @@ fn not_yaml(error: &serde_saphyr::Error) -> Problem {
     let message = error.without_snippet().to_string();
     let message =
         message.split(" at line ").next().unwrap_or_default().split(", set ").next().unwrap_or_default().to_owned();
-    let fix = if message.starts_with("duplicate") { "keep one of them" } else { "mend the YAML here, or just before" };
+    let fix =
+        if message.starts_with("duplicate") { "keep one of them" } else { "correct the YAML here or just before" };
     Problem::at(place, message, fix)
 }
 

@@ -25,13 +25,13 @@ pub struct File {
     pub threads: Option<Field<u32>>,
     /// How long SIGTERM waits for requests under way before it cuts them. Default 30s.
     pub shutdown_timeout: Option<Field<Duration>>,
-    /// Who this instance is to other proxies. Default: somebody new at each start.
+    /// How this instance names itself to other proxies. Default: a new name at each start.
     pub identity: Option<Identity>,
-    /// What is logged, and where to. Default: as its keys say.
+    /// What is logged, and where. Default: as its keys say.
     pub log: Option<Log>,
     /// The admin listener: the status page, `/status.json`, `/metrics`, `/healthz`, `/readyz`. Default: none.
     pub admin: Option<Admin>,
-    /// Remembers which target had which path. Default: nothing is remembered; `location: {}` turns it on.
+    /// Remembers which target has which path. Default: off; `location: {}` turns it on.
     pub location: Option<Location>,
     /// The CA from which the `acme` names of listeners get their certificates (RFC 8555). Default: none.
     pub acme: Option<Acme>,
@@ -55,29 +55,29 @@ pub struct File {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Identity {
-    /// A token that no other instance uses; two that share one take each other's requests for loops.
-    /// Default: `hopfall-` and eight random hex digits, new at each start.
+    /// A name (an RFC 9110 token) that no other instance uses: two instances of one name take each other's requests for
+    /// loops. Default: `hopfall-` and eight random hex digits, new at each start.
     pub name: Option<Field<String>>,
-    /// Key of the mark that tells hopfall's own requests from made-up ones, by reference. Instances of one
-    /// key know each other. Default: random at each start, so that no other instance is known.
+    /// Key of the mark by which hopfall recognises its own requests, as a reference. Instances with the same key recognise
+    /// each other's. Default: random at each start, so that no other instance is recognised.
     pub mark_key: Option<Field<SecretRef>>,
 }
 
-/// What is logged, and where to.
+/// What is logged, and where.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Log {
-    /// Least severe message that is told. Can be changed while running (`hopfall log-level`). Default `info`.
+    /// Least severe messages that are logged. Can be changed while running (`hopfall log-level`). Default `info`.
     pub level: Option<Field<Level>>,
     /// Where messages go: `-` for standard error, a file to append to, or `syslog`, as for the access log. Default `-`.
     pub path: Option<Field<Destination>>,
     /// The facility of messages that go to syslog (RFC 5424 §6.2.1): `daemon`, `user`, or `local0` to `local7`. Default
     /// `daemon`.
     pub facility: Option<Field<Facility>>,
-    /// How the access log and messages have a client's address: `full`, or `truncated` to its network: /24 of IPv4, /48
+    /// How the access log and messages show a client's address: `full`, or `truncated` to its network: /24 of IPv4, /48
     /// of IPv6, without the port. Default `full`.
     pub client: Option<Field<Clients>>,
-    /// The access log, one line a request. Default: `json` to standard output.
+    /// The access log, one line per request. Default: `json` to standard output.
     pub access: Option<AccessLog>,
 }
 
@@ -88,32 +88,32 @@ pub struct AccessLog {
     /// `json`, `combined` (Apache's format with the hops appended) or `off`. Default `json`.
     pub format: Option<Field<AccessFormat>>,
     /// A file to append to, `-` for standard output, or syslog: `syslog` is this machine's `/dev/log`,
-    /// `syslog:/a/socket` another socket, `syslog:IP:PORT` a daemon that takes UDP (RFC 5426). A file is opened anew on
+    /// `syslog:/a/socket` another socket, `syslog:IP:PORT` a daemon that takes UDP (RFC 5426). A file is reopened on
     /// SIGUSR1. Default `-`.
     pub path: Option<Field<Destination>>,
     /// The facility of lines that go to syslog. Their severity is `info`. Default `local0`.
     pub facility: Option<Field<Facility>>,
-    /// Writes one line in so many. Always written: a status of 400 and above, a request without an answer, one that was
-    /// cut short or looped, or at which a target failed. Default 1: every line; at most 1000000.
+    /// Writes one line in this many. Always written: requests with a status of 400 or above or without an answer, those that
+    /// were cut short or looped, and those for which a target failed. Default 1: every line; at most 1000000.
     pub sample_one_in: Option<Field<u32>>,
 }
 
-/// The location map: it chooses whom to ask first, from whom had a path last time.
+/// The location map: it remembers which target had a path, so that this one is asked first.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Location {
     /// Paths remembered, at 16 bytes each. Default 1000000.
     pub entries: Option<Field<u32>>,
-    /// How long it is remembered who has a path and who lacks it. Default 1h, at most 24h.
+    /// How long the map remembers which targets have a path and which lack it. Default 1h, at most 24h.
     pub ttl: Option<Field<Duration>>,
-    /// How long a path that every source said is absent is answered 404 without asking. A file that is put
-    /// there meanwhile is not seen for that long. In whole seconds. Default 30s; 0s turns it off.
+    /// How long a path that every target lacked is answered 404 without asking. A file that is added meanwhile is not seen
+    /// until then. In whole seconds. Default 30s; 0s turns it off.
     pub absent_ttl: Option<Field<Duration>>,
     /// Percentage of paths that ignore what is remembered, so that the gain can be measured. Default 1.
     pub control: Option<Field<u32>>,
-    /// A file in which the map outlives a restart. Default: none.
+    /// A file in which the map is kept over a restart. Default: none.
     pub file: Option<Field<String>>,
-    /// How often it is saved, besides at the end. Default 5m.
+    /// How often the map is saved to `file`; it is also saved at the end. Default 5m.
     pub save_every: Option<Field<Duration>>,
 }
 
@@ -121,34 +121,34 @@ pub struct Location {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Admin {
-    /// Address and port. Keep it on loopback or a private network: what it tells, it tells everybody.
+    /// IP address and port. Keep it on loopback or a private network: anyone who can reach it can read everything it shows.
     pub address: Field<String>,
-    /// The token that orders (drain, purge, reload) want, by reference: `${VAR}` or `file:PATH`; at least 16 characters.
-    /// Who signs in with it on the status page has buttons there. Default: none, and orders are taken from programs on
-    /// this machine only.
+    /// The token that commands (drain, purge, reload) require, as a reference: `${VAR}` or `file:PATH`; at least 16
+    /// characters. After signing in with it, the status page has buttons for them. Default: none, and only programs on this
+    /// machine may send commands.
     pub token: Option<Field<SecretRef>>,
-    /// The names by which browsers may ask for the status page, besides IP addresses and `localhost`. Any other name is
-    /// refused (421): a hostile page may have a name of its own lead here. Default: none.
+    /// Names under which browsers may open the status page, besides IP addresses and `localhost`. Any other name is
+    /// refused (421), because a hostile page could make its own name point here. Default: none.
     pub hosts: Option<Vec<Field<String>>>,
 }
 
-/// OpenTelemetry: a span a request and one an attempt, sent to a collector by OTLP over HTTP, as protobuf. Requests to nodes
-/// carry `traceparent` (W3C Trace Context).
+/// OpenTelemetry: one span per request and one per attempt, sent to a collector by OTLP over HTTP, as protobuf. Requests to
+/// nodes carry `traceparent` (W3C Trace Context).
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Tracing {
-    /// The collector's address for traces, `http://` or `https://`, path and all: `http://127.0.0.1:4318/v1/traces`. By https
-    /// it must have a certificate that the system's CAs vouch for.
+    /// The collector's address for traces, `http://` or `https://`, with its path: `http://127.0.0.1:4318/v1/traces`. With
+    /// https, its certificate must be from a CA that the system trusts.
     pub endpoint: Field<String>,
     /// Percentage of requests to trace, chosen at random. A client of the listener's `trusted` networks that sends a
     /// `traceparent` decides for its own requests. Default 100, at most 100.
     pub sample: Option<Field<u32>>,
     /// The resource attribute `service.name`. Default `hopfall`.
     pub service_name: Option<Field<String>>,
-    /// Header fields to send to the collector, such as `Authorization`, by reference. Default: none.
+    /// Header fields to send to the collector, such as `Authorization`, as references. Default: none.
     #[serde(default)]
     pub headers: BTreeMap<String, Field<SecretRef>>,
-    /// Longest time for the collector to take a batch, tries again included. Default 10s, at most 60s.
+    /// Longest time for the collector to take a batch, retries included. Default 10s, at most 60s.
     pub timeout: Option<Field<Duration>>,
 }
 
@@ -163,7 +163,7 @@ pub struct Listener {
     /// `http`, `https`, or `tcp`: bytes are passed both ways between a client and one node, and not looked at.
     /// Default `http`.
     pub protocol: Option<Field<Protocol>>,
-    /// The route that the requests of an `http` or `https` listener take, but for those that `routes` sends elsewhere.
+    /// The route that the requests of an `http` or `https` listener take, except those that `routes` sends elsewhere.
     /// Default: none.
     pub route: Option<Field<String>>,
     /// Routes by host and path, for `http` and `https`. The most specific one that fits is taken: a host before a domain
@@ -181,26 +181,25 @@ pub struct Listener {
     pub redirect_to_https: Option<Field<u32>>,
     /// Whether HTTP/2 is spoken: by ALPN on `https`, by prior knowledge (h2c) on `http`. Default true.
     pub http2: Option<Field<bool>>,
-    /// Networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed, and who are told
-    /// node names in `Server-Timing` and `Proxy-Status`. Default: none.
+    /// Networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed. They see the names of nodes in
+    /// `Server-Timing` and `Proxy-Status`. Default: none.
     pub trusted: Option<Vec<Field<Network>>>,
     /// Networks of proxies whose connections must begin with a PROXY header, version 1 or 2
     /// (<https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt>). The client that it names then counts as the one
-    /// who connected. One from these networks without a header, complete within `header_timeout`, is closed; those from
-    /// elsewhere are served as they are. Default: none.
+    /// who connected. A connection from these networks is closed if no complete header comes within `header_timeout`;
+    /// connections from elsewhere need none. Default: none.
     pub proxy_protocol: Option<Vec<Field<Network>>>,
     /// Most connections at a time; further ones wait in the kernel's queue. Default 10000.
     pub max_connections: Option<Field<u32>>,
-    /// How often one client may come. Default: as often as it likes.
+    /// How often one client may connect and send requests. Default: no limit.
     pub throttle: Option<Throttle>,
     /// Longest time for a client to send a whole request head, for the TLS handshake, and for a PROXY header. Default
     /// 10s, at most 60s.
     pub header_timeout: Option<Field<Duration>>,
-    /// Longest time that a connection may stay idle between requests. Default 60s. On a `tcp` listener: without a
-    /// byte either way, after which both sides are reset. Default there 10m.
+    /// Longest time that a connection may be idle between requests. Default 60s. On a `tcp` listener: longest time without a
+    /// byte either way, after which both sides are reset; default 10m.
     pub idle_timeout: Option<Field<Duration>>,
-    /// Longest time that a client may stall while it is sent an answer or while it sends a body.
-    /// Default 30s.
+    /// Longest time that a client may stall while it receives an answer or sends a body. Default 30s.
     pub stall_timeout: Option<Field<Duration>>,
     /// Most requests on one connection, after which it is closed. Default 10000.
     pub requests_per_connection: Option<Field<u32>>,
@@ -223,45 +222,45 @@ pub struct Rule {
     /// Hosts, without a port: names, or `*.DOMAIN` for all below a domain. Default: any.
     #[schemars(length(min = 1))]
     pub hosts: Option<Vec<Field<String>>>,
-    /// How paths begin, by whole segments: `/img` is for `/img` and `/img/cat.jpg`, not for `/images`. It is held against
+    /// Beginning of the path, in whole segments: `/img` matches `/img` and `/img/cat.jpg`, not `/images`. It is compared with
     /// the path decoded and without dot segments. Default `/`.
     pub path: Option<Field<String>>,
     /// The route's name.
     pub route: Field<String>,
 }
 
-/// How often one client may come: an IPv4 address, or all addresses of one IPv6 /64. The client of a connection is the
-/// other end of it, or whom a PROXY header names; that of a request is also whom a `trusted` proxy's `X-Forwarded-For`
-/// names. Addresses of nodes (with `from_nodes: no_nodes`) are never refused on `http` and `https`.
+/// How often one client may connect and send requests. A client is an IPv4 address, or all addresses of one IPv6 /64. For a
+/// connection it is the other end, or the address in a PROXY header; for a request, the `X-Forwarded-For` of a `trusted`
+/// proxy counts too. Addresses of nodes (with `from_nodes: no_nodes`) are never refused on `http` and `https`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Throttle {
-    /// New connections per second and client. Further ones are reset before a byte is said, even TLS's. A proxy in front
-    /// of hopfall that sends no PROXY header is one client: put it into `exempt`. 0: no bound. Default 0, at most
+    /// New connections per second and client. Further ones are reset before any byte, even of TLS, is sent. A proxy in
+    /// front of hopfall that sends no PROXY header is one client: put it into `exempt`. 0: no limit. Default 0, at most
     /// 1000000.
     pub connections: Option<Field<u32>>,
-    /// Connections that may come at once, after a pause. Default: those of one second.
+    /// Connections that may come at once, after a pause. Default: as many as in one second.
     pub connection_burst: Option<Field<u32>>,
     /// Requests per second and client, of all its connections and HTTP/2 streams. Further ones: 429 with `Retry-After`
-    /// (RFC 6585 §4); the connection stays, unless a body was not read. 0: no bound. Default 0, at most 1000000. Not for
-    /// `tcp` listeners.
+    /// (RFC 6585 §4); the connection stays open, unless a body was not read. 0: no limit. Default 0, at most 1000000. Not
+    /// for `tcp` listeners.
     pub requests: Option<Field<u32>>,
-    /// Requests that may come at once, after a pause. Default: those of one second.
+    /// Requests that may come at once, after a pause. Default: as many as in one second.
     pub request_burst: Option<Field<u32>>,
-    /// Clients remembered, at 17 bytes each, separately for connections and for requests. When more clients come within
-    /// burst / rate seconds than fit, some share a bucket: they may be refused early, and are never let in too often.
+    /// Clients remembered, at 17 bytes each, separately for connections and for requests. If more clients than this come
+    /// within burst / rate seconds, some share a bucket: they may be refused early, but never exceed the limit.
     /// Default 65536.
     pub entries: Option<Field<u32>>,
-    /// Networks that come as often as they like. Default: none.
+    /// Networks without a limit. Default: none.
     pub exempt: Option<Vec<Field<Network>>>,
 }
 
-/// TLS of an `https` listener. Files are read again when they change; connections are not touched by that.
+/// TLS of an `https` listener. Files are read again when they change; open connections are not affected.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Tls {
-    /// PEM file with the certificate, then its intermediates. The first certificate is the default: for clients that
-    /// name no host, or one that no certificate has. Default: none; `folder` must have one then.
+    /// PEM file with the certificate, then its intermediates. The first certificate is the default: it is for clients that
+    /// name no host, or one that no certificate has. Default: none; then `folder` or `acme` is needed.
     pub certificate: Option<Field<String>>,
     /// PEM file with its private key (PKCS #8, PKCS #1 or SEC 1). Default: none.
     pub key: Option<Field<String>>,
@@ -270,16 +269,16 @@ pub struct Tls {
     /// More certificates, chosen by the name that the client asks for (SNI). Default: none.
     pub more: Option<Vec<Certificate>>,
     /// A folder with more: each NAME.crt or NAME.pem with NAME.key, and NAME.ocsp if there is one. Of several for one name,
-    /// the first that is good at the time is shown. Default: none.
+    /// the first one that is valid at the time is used. Default: none.
     pub folder: Option<Field<String>>,
-    /// Names whose certificates are got by ACME, one for each name; see `acme` at the top level. The CA validates them by
-    /// tls-alpn-01 (RFC 8737), for which it connects to port 443 of the name: that has to be this listener. Until a name's
-    /// first certificate is there, clients get one of the files that fits, or no handshake. Default: none.
+    /// Names for which certificates are obtained by ACME, one each; see `acme` at the top level. The CA validates them by
+    /// tls-alpn-01 (RFC 8737): it connects to port 443 of the name, which must lead to this listener. Until a name has its
+    /// first certificate, clients get a matching one from the files, or the handshake fails. Default: none.
     pub acme: Option<Vec<Field<String>>>,
     /// `modern` (TLS 1.3), `recommended` (TLS 1.2 and 1.3) or `legacy`, which is the same as `recommended`: the library
     /// has no older versions and no weak ciphers. Default `recommended`.
     pub profile: Option<Field<TlsProfile>>,
-    /// How long browsers are to come by https only (`Strict-Transport-Security`, RFC 6797). Default: not said.
+    /// How long browsers must use https only (`Strict-Transport-Security`, RFC 6797). Default: not sent.
     pub hsts: Option<Field<Duration>>,
 }
 
@@ -295,24 +294,24 @@ pub struct Certificate {
     pub ocsp: Option<Field<String>>,
 }
 
-/// A CA that issues certificates by itself (ACME, RFC 8555). They are renewed when it suggests it (RFC 9773), or else after
-/// two thirds of their life.
+/// A CA that issues certificates automatically (ACME, RFC 8555). They are renewed when the CA suggests it (RFC 9773), or
+/// else after two thirds of their lifetime.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Acme {
-    /// A folder for the account's key, the certificates and their keys. It is made if there is none, for its owner alone.
-    /// No second hopfall may use it at the same time.
+    /// A folder for the account's key, the certificates and their keys. It is created if missing, readable only by its
+    /// owner. No second hopfall may use it at the same time.
     pub folder: Field<String>,
-    /// `true` says that you agree to the CA's terms of service (RFC 8555 §7.3). No default: it has to be said.
+    /// `true` means that you agree to the CA's terms of service (RFC 8555 §7.3). No default: it must be written.
     pub terms_of_service_agreed: Field<bool>,
     /// The `https://` address of the CA's directory. Default: Let's Encrypt's,
     /// `https://acme-v02.api.letsencrypt.org/directory`.
     pub directory: Option<Field<String>>,
-    /// An address at which the CA may reach you. It is given when the account is made; a later change is not. Default: none.
+    /// Your e-mail address, for the CA. It is sent when the account is created; later changes are not. Default: none.
     pub email: Option<Field<String>>,
-    /// File with the CA certificates to trust when the directory is asked. Default: the system's.
+    /// PEM file of the CA certificates to trust for connections to the directory. Default: the system's.
     pub ca: Option<Field<String>>,
-    /// The account that you have with the CA already, where it wants one (external account binding, RFC 8555 §7.3.4).
+    /// Your existing account with the CA, if it requires one (external account binding, RFC 8555 §7.3.4).
     /// Default: none.
     pub eab: Option<Eab>,
 }
@@ -323,33 +322,33 @@ pub struct Acme {
 pub struct Eab {
     /// The key's identifier.
     pub key_id: Field<String>,
-    /// The key, in base64url as the CA shows it, by reference.
+    /// The key, in base64url as the CA shows it, as a reference.
     pub hmac_key: Field<SecretRef>,
 }
 
-/// Nodes that can serve the same files. None needs to hold them all.
+/// Nodes that serve the same files. None of them needs to hold all.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Pool {
-    /// How the first node of a request is chosen, among nodes that are up and free and of which nothing better is
-    /// known: `roundrobin`, by weight in turn; `leastconn`, the fewest requests (tcp: connections) in flight for its
-    /// weight; `source`, by the client's address; or `hash`, by the path, so that a path is always asked of the same node
-    /// first (http and https only). The last two hash consistently, by weight (Ketama): the ring is made of the nodes'
-    /// addresses as they are written here, and what is hashed is the request's path as it was received, percent-encoding
-    /// and all, without the query. Default `roundrobin`.
+    /// How a request's first node is chosen among nodes that are up and free, unless stickiness or the location map
+    /// chooses it: `roundrobin`, by weight in turn; `leastconn`, the fewest requests (tcp: connections) in flight for its
+    /// weight; `source`, by the client's address; or `hash`, by the path, so that the same node is always asked first for a
+    /// path (http and https only). The last two hash consistently, by weight (Ketama). The ring is made of the nodes'
+    /// addresses as they are written here; a path is hashed as it was received, still percent-encoded, without the query.
+    /// Default `roundrobin`.
     pub algorithm: Option<Field<Algorithm>>,
-    /// Whether a client that comes again is sent to the same node first. Default: no.
+    /// Whether a returning client is sent to the same node first. Default: no.
     pub stickiness: Option<Stickiness>,
     /// Statuses on which GET and HEAD go on to the next target. 429 and 503 count as busy, other 5xx as
     /// errors, the rest as absent. Default 404, 429, 500, 502, 503, 504; a list replaces it.
     pub fallback_on: Option<Vec<Field<Status>>>,
     /// What a node's `403` means: `serve` it, or `next`, as if the file were absent. Default `serve`.
     pub on_403: Option<Field<On403>>,
-    /// What happens to a request that comes from a node's own address without our mark: `no_nodes` asks
-    /// only stores, so that a node that drops our headers cannot make a loop; `trust` treats it as any
-    /// client's. Default `no_nodes`.
+    /// What happens to a request that comes from a node's own address without hopfall's mark: `no_nodes` asks only stores,
+    /// so that a node that drops hopfall's headers cannot make a loop; `trust` treats it like any client's. Default
+    /// `no_nodes`.
     pub from_nodes: Option<Field<FromNodes>>,
-    /// The `Host` that nodes see: `preserve` the client's, or a fixed name. Default `preserve`.
+    /// The `Host` that nodes see: `preserve` for the client's, or a fixed name. Default `preserve`.
     pub host: Option<Field<String>>,
     /// Whether each connection to a node begins with a PROXY header that names the client: `none`, `v1` (text) or `v2`
     /// (binary), <https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt>. For pools of `tcp` listeners only.
@@ -357,102 +356,101 @@ pub struct Pool {
     pub proxy_protocol: Option<Field<SendProxy>>,
     /// TLS to the nodes, for pools of `http` and `https` listeners. Default: plain HTTP; `tls: {}` turns it on.
     pub tls: Option<NodeTls>,
-    /// Longest time to open a connection to a node, TLS handshake included. Passing it is `connection_timeout`. Default
-    /// 2s.
+    /// Longest time to open a connection to a node, TLS handshake included. After that the attempt fails with
+    /// `connection_timeout`. Default 2s.
     pub connect_timeout: Option<Field<Duration>>,
-    /// Longest wait for a node's response head, from the request's last byte. Passing it is
-    /// `http_response_timeout` (RFC 9209 §2.3.12); GET and HEAD then go on. Default 5s; must be below
-    /// each route's `deadline`.
+    /// Longest wait for a node's response head, from the request's last byte. After that the attempt fails with
+    /// `http_response_timeout` (RFC 9209 §2.3.12), and GET and HEAD go on to the next target. Default 5s; must be below each
+    /// route's `deadline`.
     pub header_timeout: Option<Field<Duration>>,
-    /// Longest silence of a node in the middle of a body. Passing it aborts the client's connection. Default 30s.
+    /// Longest silence of a node in the middle of a body. After that the client's connection is aborted. Default 30s.
     pub body_idle_timeout: Option<Field<Duration>>,
-    /// Longest silence of a node on a tunnel: an upload that waits for its answer, a WebSocket.
-    /// Default 60s.
+    /// Longest silence of a node during an upload that waits for its answer, or a WebSocket. Default 60s.
     pub tunnel_timeout: Option<Field<Duration>>,
     /// How long an idle connection to a node is kept for reuse; keep it below the node's own keep-alive
     /// time. Default 55s.
     pub keepalive: Option<Field<Duration>>,
     /// Most requests in flight to one node. Default 512.
     pub max_in_flight: Option<Field<u32>>,
-    /// Most requests that wait for a place at one node. Further ones go on as if it were busy. Default 512.
+    /// Most requests that wait for a place at one node. Further ones treat it as busy and go on. Default 512.
     pub queue: Option<Field<u32>>,
     /// Longest wait for a place. Default 500ms.
     pub queue_timeout: Option<Field<Duration>>,
-    /// Whether GET and HEAD are also asked of a second node when the first keeps silent for longer than it
-    /// ever does. Default: no; `hedge: {}` turns it on.
+    /// Sends GET and HEAD to a second node too when the first is silent for much longer than usual. Default: off;
+    /// `hedge: {}` turns it on.
     pub hedge: Option<Hedge>,
-    /// How a node is found to be up or down. Default: by real requests alone.
+    /// How hopfall decides whether a node is up. Default: by real requests alone.
     pub health: Option<Health>,
     /// The nodes. At least one.
     #[schemars(length(min = 1))]
     pub nodes: Vec<Node>,
 }
 
-/// TLS 1.2 or 1.3 to the nodes, with HTTP/1.1 in it. Files are read when the config is.
+/// TLS 1.2 or 1.3 to the nodes, with HTTP/1.1 in it. Its files are read together with the config.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct NodeTls {
     /// PEM file with the CA certificates to trust. Default: the system's.
     pub ca: Option<Field<String>>,
-    /// The name that a node is asked for (SNI, RFC 6066 §3) and that its certificate must have. Default: the pool's
+    /// The name that hopfall asks for (SNI, RFC 6066 §3) and that a node's certificate must have. Default: the pool's
     /// `host` without its port; else the host of the node's `address` as it is written.
     pub server_name: Option<Field<String>>,
-    /// Whether certificates are verified. Without it anybody in between can read and change all. Default true.
+    /// Whether certificates are verified. If not, anyone in between can read and change everything. Default true.
     pub verify: Option<Field<bool>>,
-    /// PEM file with the certificate that nodes are shown when they ask for one, then its intermediates. Default: none.
+    /// PEM file with the certificate to show to nodes that ask for one, then its intermediates. Default: none.
     pub certificate: Option<Field<String>>,
     /// PEM file with its private key (PKCS #8, PKCS #1 or SEC 1). Default: none.
     pub key: Option<Field<String>>,
 }
 
-/// How clients that come again are known. It chooses the first target only.
+/// How returning clients are recognised. Stickiness chooses only the first target.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Stickiness {
     /// `none`, `table` (by the client's address, in IPv6 its first 64 bits) or `cookie` (http and https only).
     /// Default `none`.
     pub kind: Option<Field<StickinessKind>>,
-    /// How long a client of the table is known, from when it was first sent to its node. Default 30m.
+    /// How long a client stays in the table, from when it was first sent to its node. Default 30m.
     pub ttl: Option<Field<Duration>>,
     /// Most clients in the table. Default 100000.
     pub entries: Option<Field<u32>>,
-    /// The cookie's name. Its value is a keyed hash (`identity.mark_key`; a random key ends it with the process).
+    /// The cookie's name. Its value is a keyed hash (`identity.mark_key`; with a random key it is void after a restart).
     /// Default `NB_SRVID`: the NodeBalancer's.
     pub cookie: Option<Field<String>>,
 }
 
-/// When a second node is asked beside the first. The first good head wins, the other request is dropped. A
-/// store is never asked so.
+/// When a second node is asked while the first is silent. The first good head wins, and the other request is dropped. Stores
+/// are never hedged.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Hedge {
-    /// Shortest wait before a second node is asked. Between the two bounds, it is about the 97th percentile
-    /// of the node's own heads. Default 20ms.
+    /// Shortest wait before a second node is asked. Between the two bounds, the wait is about the 97th percentile of the
+    /// node's own times to a head. Default 20ms.
     pub floor: Option<Field<Duration>>,
     /// Longest wait. Default 150ms.
     pub ceiling: Option<Field<Duration>>,
-    /// Extra requests that there may be, in percent of all; up to 200 are saved up. Default 5.
+    /// Most extra requests, in percent of all; up to 200 unused ones are saved up. Default 5.
     pub budget: Option<Field<u32>>,
 }
 
-/// How nodes are found to be up or down.
+/// How hopfall decides whether nodes are up.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Health {
-    /// Active check: `none`, `connection` (a TCP connect), `http` (a GET whose status is looked at) or `http_body` (the
-    /// body too). In a pool with `tls` the last two go by TLS. Default `none`.
+    /// Active check: `none`, `connection` (a TCP connect), `http` (a GET whose status counts) or `http_body` (the
+    /// body too). In a pool with `tls` the last two use TLS. Default `none`.
     pub check: Option<Field<Check>>,
-    /// Path that an `http` or `http_body` check asks for. Default `/`.
+    /// Path that an `http` or `http_body` check requests. Default `/`.
     pub path: Option<Field<String>>,
     /// `Host` that these checks send. Default: the node's address.
     pub host: Option<Field<String>>,
-    /// Statuses that pass these checks: each one, or a range of them. Default `[200-399]`.
+    /// Statuses that pass these checks: single ones, or ranges. Default `[200-399]`.
     pub expect: Option<Vec<Field<StatusRange>>>,
-    /// Regex that must be found in the body of an `http_body` check, in the syntax of <https://docs.rs/regex>: no
-    /// look-around, no back-references. The first 64KiB are looked at; `$` also stands before a line end at the end.
+    /// Regex that the body of an `http_body` check must match somewhere, in the syntax of <https://docs.rs/regex>: no
+    /// look-around, no back-references. Only the first 64KiB are searched; `$` also matches before a final line end.
     /// Default: none, and `http_body` needs one.
     pub body: Option<Field<Pattern>>,
-    /// Time between two checks of a node, jittered by a tenth. Default 5s.
+    /// Time between two checks of a node, varied by up to a tenth. Default 5s.
     pub interval: Option<Field<Duration>>,
     /// Longest time for one check. Default 2s.
     pub timeout: Option<Field<Duration>>,
@@ -460,19 +458,19 @@ pub struct Health {
     pub fall: Option<Field<u32>>,
     /// Passes in a row that bring it up. Default 2.
     pub rise: Option<Field<u32>>,
-    /// Whether real requests count too: a connect failure, a timeout or a 5xx except 501 and 505. They
-    /// never bring down the last node that is up. Default true.
+    /// Whether failures of real requests count too: a failed connection, a timeout, or a 5xx except 501 and 505. They never
+    /// bring down the last node that is up. Default true.
     pub passive: Option<Field<bool>>,
-    /// Whether a node whose share of 404s jumps far above what it ever was is asked last for 30s: its disk may
-    /// be gone. Default true.
+    /// Whether a node whose share of 404s jumps far above what it has ever been is asked last for 30s, since its disk may be
+    /// gone. Default true.
     pub absence: Option<Field<bool>>,
-    /// How long the weight of a node that comes up again grows to what it is. Default 0s: at once.
+    /// How long a node that comes up again takes to grow to its full weight. Default 0s: it has it at once.
     pub slow_start: Option<Field<Duration>>,
     /// Most of the pool's nodes, in percent, that real requests may bring down. One node may always be brought down, unless
     /// it is the last one up. Active checks are not bounded by this. Default 100.
     pub eject_at_most: Option<Field<u32>>,
-    /// How long real requests keep a node down where no active check would bring it back. After that one request at a time
-    /// tries it, until one is served. Default 10s.
+    /// How long failed requests keep a node down in a pool without active checks. After that, one request at a time tries
+    /// it, until one is served. Default 10s.
     pub eject_for: Option<Field<Duration>>,
 }
 
@@ -486,8 +484,8 @@ pub struct Node {
     pub address: Field<HostPort>,
     /// Its share of first requests, 1 to 255. Default 1.
     pub weight: Option<Field<u32>>,
-    /// `accept`; `backup`: after all others that are up; `drain`: only clients that stickiness sends there; `reject`: not at
-    /// all, and it is not checked. Can be changed while running (`hopfall node`). Default `accept`.
+    /// `accept`; `backup`: after all others that are up; `drain`: only clients that stickiness sends there; `reject`: never,
+    /// and it is not checked. Can be changed while running (`hopfall node`). Default `accept`.
     pub mode: Option<Field<Mode>>,
 }
 
@@ -495,36 +493,36 @@ pub struct Node {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Store {
-    /// `s3`: a bucket of Amazon S3 or of anything that speaks its API.
+    /// `s3`: a bucket of Amazon S3, or of anything else that speaks its API.
     pub kind: Field<StoreKind>,
     /// The bucket.
     pub bucket: Field<String>,
-    /// The region in the signature. Default `us-east-1`; R2 wants `auto`.
+    /// The region in the signature. Default `us-east-1`; R2 needs `auto`.
     pub region: Option<Field<String>>,
-    /// `http://` or `https://`, a host, and a port if it is unusual. Default
+    /// `http://` or `https://`, a host, and a port if it is not the usual one. Default
     /// `https://s3.REGION.amazonaws.com`.
     pub endpoint: Option<Field<String>>,
-    /// Where the bucket stands: `virtual` (in the host name) or `path`. Default `virtual` at Amazon and
+    /// Where requests have the bucket's name: `virtual` (in the host name) or `path`. Default `virtual` at Amazon and
     /// `path` at any other endpoint.
     pub addressing: Option<Field<Addressing>>,
-    /// What comes before a request's path in the object's key. Default: nothing.
+    /// What an object's key has before the request's path. Default: nothing.
     pub prefix: Option<Field<String>>,
     /// `env` (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN), or a mapping. Default `env`.
     pub credentials: Option<Credentials>,
     /// What the store costs. Default: nothing is counted.
     pub prices: Option<Prices>,
-    /// Dollars that may be spent on one UTC day, by `prices`. Past it the store is not asked, and what only it
-    /// has is 503. Default: no bound.
+    /// Dollars that may be spent in one UTC day, by `prices`. After that the store is not asked, and a file that only it has
+    /// is 503. Default: no limit.
     pub budget_per_day: Option<Field<Dollars>>,
-    /// Keeps what S3 answered on a disk of this machine. Default: nothing is kept.
+    /// Keeps S3's answers on a disk of this machine. Default: nothing is kept.
     pub disk: Option<Disk>,
-    /// Memory for bodies that several clients are sent while they come from S3, so that S3 is asked once. One body may
-    /// take a quarter of it. Default 64MiB; 0 turns it off, but for what goes to `disk`.
+    /// Memory for bodies that are sent to several clients while they arrive from S3, so that S3 is asked once. One body may
+    /// take a quarter of it. Default 64MiB; 0 turns it off, except for bodies that go to `disk`.
     pub shared_memory: Option<Field<Bytes>>,
-    /// What `403 AccessDenied` means: `probe` asks the bucket once, with a random key, what absence looks
-    /// like; `not_found` and `error` force it. Default `probe`.
+    /// What `403 AccessDenied` means: `probe` asks the bucket once, with a random key, how it answers for a missing one;
+    /// `not_found` and `error` decide it without asking. Default `probe`.
     pub on_403: Option<Field<OnDenied>>,
-    /// File with the CA certificates to trust for an `https` endpoint. Default: the system's.
+    /// PEM file of the CA certificates to trust for an `https` endpoint. Default: the system's.
     pub ca: Option<Field<String>>,
     /// Longest time to open a connection, TLS handshake included. Default 3s.
     pub connect_timeout: Option<Field<Duration>>,
@@ -542,28 +540,28 @@ pub struct Store {
     pub queue_timeout: Option<Field<Duration>>,
 }
 
-/// The part of a disk on which a store's files are kept.
+/// Where on the disk a store's files are kept, how many, and for how long.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Disk {
-    /// A folder for this store alone. It is made if there is none; else it must be empty, or have been one before.
+    /// A folder for this store alone. It is created if missing; otherwise it must be empty, or have been a store's before.
     pub path: Field<String>,
     /// Most bytes that the files take. At least 8MiB.
     pub bytes: Field<Bytes>,
-    /// Bytes of the file system that stay free for others; the files make way. Default 1GiB.
+    /// Bytes of the file system to leave free for others; files are removed to keep to it. Default 1GiB.
     pub free: Option<Field<Bytes>>,
     /// Largest file that is kept. Default: a quarter of `bytes`, which is also the most.
     pub largest: Option<Field<Bytes>>,
-    /// Memory for small files that are asked for again. Default 64MiB; 0 turns it off.
+    /// Memory for small files that are requested again. Default 64MiB; 0 turns it off.
     pub memory: Option<Field<Bytes>>,
-    /// Largest file that gets into memory. Default 256KiB.
+    /// Largest file that is kept in memory. Default 256KiB.
     pub memory_largest: Option<Field<Bytes>>,
-    /// How long a file is fresh whose `Cache-Control` or `Expires` does not say so (RFC 9111 §4.2.1). Default 24h.
+    /// How long a file is fresh if it has neither `Cache-Control` nor `Expires` that says so (RFC 9111 §4.2.1). Default 24h.
     pub ttl: Option<Field<Duration>>,
-    /// How long after that it is served at once, while S3 is asked on the side whether it has changed. Later, S3 is asked
-    /// first. `stale-while-revalidate` of the file rules where it is given (RFC 5861). Default 1h.
+    /// How long after that it is served at once, while hopfall asks S3 in the background whether it has changed. Later, S3 is
+    /// asked first. The file's own `stale-while-revalidate` takes precedence (RFC 5861). Default 1h.
     pub stale_while_revalidate: Option<Field<Duration>>,
-    /// How long after that it is served when S3 fails. `stale-if-error` of the file rules where it is given
+    /// How long after it was fresh it is still served if S3 fails. The file's own `stale-if-error` takes precedence
     /// (RFC 5861). Default 168h.
     pub stale_if_error: Option<Field<Duration>>,
 }
@@ -585,13 +583,13 @@ pub struct Route {
     /// Names of pools and stores, asked in this order.
     #[schemars(length(min = 1))]
     pub chain: Vec<Field<String>>,
-    /// Longest time until an answer is found. Passing it is 504. Default 30s.
+    /// Longest time until an answer is found. After that: 504. Default 30s.
     pub deadline: Option<Field<Duration>>,
-    /// Longest time for a whole request, its body included. Passing it aborts the connection. Default 1h.
+    /// Longest time for a whole request, its body included. After that the connection is aborted. Default 1h.
     pub transfer_deadline: Option<Field<Duration>>,
     /// Most attempts for one request. Default 0: as many as there are targets.
     pub attempts: Option<Field<u32>>,
-    /// `max-age` of a 404 that every source agrees on. Default 10s; 0s forbids caching it.
+    /// `max-age` of a 404, given only when every target lacks the file. Default 10s; 0s forbids caching it.
     pub absent_max_age: Option<Field<Duration>>,
 }
 
@@ -603,15 +601,15 @@ pub enum Credentials {
     Keys(Box<Keys>),
 }
 
-/// Credentials by reference.
+/// Credentials, as references.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Keys {
-    /// The access key, by reference: `${VAR}` or `file:PATH`. Default: none; `profile` then says it.
+    /// The access key, as a reference: `${VAR}` or `file:PATH`. Default: none; then `profile` is needed.
     pub access_key: Option<Field<SecretRef>>,
-    /// The secret key, by reference. Default: none; `profile` then says it.
+    /// The secret key, as a reference. Default: none; then `profile` is needed.
     pub secret_key: Option<Field<SecretRef>>,
-    /// The session token of temporary credentials, by reference. Default: none.
+    /// The session token of temporary credentials, as a reference. Default: none.
     pub session_token: Option<Field<SecretRef>>,
     /// A profile of the shared credentials file (`AWS_SHARED_CREDENTIALS_FILE`, or `.aws/credentials` in
     /// the home folder), instead of keys. Default: none.

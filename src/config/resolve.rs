@@ -144,7 +144,7 @@ impl Resolver<'_> {
                 let what = "the token has characters that no Authorization field can carry";
                 self.problems.push(Problem::at(field.at(), what, "make one with: openssl rand -hex 32"));
             } else if (1..SHORTEST_TOKEN).contains(&token.expose().len()) {
-                let what = format!("the token has less than {SHORTEST_TOKEN} characters, and can be guessed");
+                let what = format!("the token has fewer than {SHORTEST_TOKEN} characters, so it can be guessed");
                 self.problems.push(Problem::at(field.at(), what, "make one with: openssl rand -hex 32"));
             }
             token
@@ -209,7 +209,11 @@ impl Resolver<'_> {
                 && pools[pool].proxy_protocol.is_some()
             {
                 let fix = "remove `proxy_protocol` from the pool, or serve it from a tcp listener";
-                self.bad(link, "its nodes want a PROXY header, which requests of a route do not send", fix);
+                self.bad(
+                    link,
+                    "its nodes expect a PROXY header, which hopfall does not send for requests of a route",
+                    fix,
+                );
             }
             if stages.contains(&stage) {
                 self.bad(link, "twice in one chain", "name it once: a target is never asked twice");
@@ -257,7 +261,7 @@ impl Resolver<'_> {
         let fix = match (nearest(field.text(), known), known) {
             (Some(near), _) => format!("did you mean `{near}`?"),
             (None, []) => format!("define a {what} of that name"),
-            (None, known) => format!("defined are: {}", known.join(", ")),
+            (None, known) => format!("defined: {}", known.join(", ")),
         };
         self.problems.push(Problem::at(field.at(), format!("{what} `{}` is not defined", field.text()), fix));
     }

@@ -287,19 +287,19 @@ fn defaults_are_taken_out_of_a_meaning() {
 
 const HEAD: &str = "# Configuration
 
-Every key of the config file, one section a mapping. [`conf/full.yaml`](../conf/full.yaml) has them all in one file;
-`hopfall check FILE` tells what is wrong with one, and how to mend it.
+Every key of the config file, with one section per mapping. [`conf/full.yaml`](../conf/full.yaml) has them all in one file.
+`hopfall check FILE` prints what is wrong with a config, and how to fix it.
 
 - **time**: a number and its unit, such as `250ms`, `10s`, `5m`, `1h`.
 - **size**: bytes, such as `4096`, `32KiB`, `1GiB`.
 - **network**: addresses in CIDR form, such as `10.0.0.0/8` or `fd00::/8`, or one address.
-- **secret**: never the secret itself but where it is: `${VARIABLE}`, or `file:PATH`.
+- **secret**: not the secret itself but a reference to it: `${VARIABLE}`, or `file:PATH`.
 - **status**: an HTTP status, 400 to 599. **dollars**: such as `0.0004` or `25`. **host:port**: such as `10.0.0.1:80`.
-- `NAME` is a name of your choice, `[]` each entry of a list.
+- `NAME` stands for a name of your choice, `[]` for each entry of a list.
 
-Editors that speak the YAML language server's protocol complete and check keys by a JSON Schema
-([`conf/hopfall.schema.json`](../conf/hopfall.schema.json)): put it beside the config, and begin the config with
-`# yaml-language-server: $schema=hopfall.schema.json`. `fmt` lays a file out anew, and comments stay.
+Editors with the YAML language server complete and check keys with the JSON Schema
+[`conf/hopfall.schema.json`](../conf/hopfall.schema.json): put it beside the config, and begin the config with
+`# yaml-language-server: $schema=hopfall.schema.json`. `fmt` formats a file and keeps its comments.
 
 ```
 hopfall schema > hopfall.schema.json

@@ -47,7 +47,7 @@ impl Resolver<'_> {
         let hmac_key = URL_SAFE_NO_PAD.decode(secret.expose().trim_end_matches('=')).unwrap_or_else(|_| {
             if self.problems.len() == before {
                 // Neither the value nor what is wrong with it: that would tell a part of it.
-                let fix = "give it as the CA shows it, in base64url";
+                let fix = "write it as the CA shows it, in base64url";
                 self.problems.push(Problem::at(eab.hmac_key.at(), "the secret is not in base64url", fix));
             }
             Vec::new()
@@ -61,17 +61,17 @@ impl Resolver<'_> {
             && !has_acme
         {
             let fix = "add acme: { folder: FOLDER, terms_of_service_agreed: true } at the top level";
-            self.bad(first, "a name to be certified, and no CA that is asked to", fix);
+            self.bad(first, "a name for ACME, but the config has no `acme`", fix);
         }
         self.unique("name", names.iter());
         for name in names {
             let text = name.text();
             if text.starts_with("*.") {
-                let fix = "name the hosts one by one, or get its certificate elsewhere and name the files";
-                self.bad(name, "a CA certifies a wildcard by DNS only, which hopfall does not do", fix);
+                let fix = "list the hosts one by one, or get the certificate elsewhere and name its files";
+                self.bad(name, "a wildcard needs validation by DNS, which hopfall does not do", fix);
             } else if !is_dns_name(text) {
-                let fix = "write a full DNS name such as cdn.example.com; what is not ASCII as xn--";
-                self.bad(name, "not a name that a CA certifies", fix);
+                let fix = "write a full DNS name such as cdn.example.com; if it is not ASCII, in its xn-- form";
+                self.bad(name, "not a name that a CA can certify", fix);
             }
         }
         names.iter().map(|name| name.text().to_ascii_lowercase()).collect()

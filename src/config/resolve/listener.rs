@@ -29,7 +29,7 @@ impl Resolver<'_> {
                 self.bad(at, "a certificate on an http listener", "set protocol: https, or remove `tls`");
             }
             (Protocol::Tcp, Some(tls)) => {
-                let fix = "remove `tls`: a tcp listener passes TLS on to its nodes as it is";
+                let fix = "remove `tls`: TLS passes through a tcp listener to its nodes";
                 let at = tls.certificate.as_ref().or(tls.folder.as_ref()).or(tls.acme.iter().flatten().next());
                 let at = at.unwrap_or(&listener.name);
                 self.bad(at, "a certificate on a tcp listener", fix);
@@ -37,7 +37,7 @@ impl Resolver<'_> {
             _ => {}
         }
         if let (Protocol::Https, Some(port)) = (protocol, &listener.redirect_to_https) {
-            self.bad(port, "an https listener that sends requests to https", "set it on an http listener");
+            self.bad(port, "a redirect to https on an https listener", "set it on an http listener");
         }
         if protocol == Protocol::Tcp {
             for (key, place) in keys_of_http(listener) {
@@ -160,7 +160,7 @@ impl Resolver<'_> {
         if pool.tls.is_some()
             && let Some(node) = pool.nodes.first()
         {
-            let fix = "give it a pool without `tls`: what TLS a client speaks is passed on to the node as it is";
+            let fix = "use a pool without `tls`: a client's TLS passes through to the node";
             self.bad(&node.address, "a node with `tls`, in the pool of a tcp listener", fix);
         }
     }
@@ -182,14 +182,14 @@ impl Resolver<'_> {
             }
             (Protocol::Tcp, None, None) => self.bad(name, "a tcp listener without a pool", "add pool: NAME"),
             (Protocol::Tcp, Some(route), _) => {
-                let fix = "name a pool instead, pool: NAME; or set protocol: http";
+                let fix = "write pool: NAME instead; or set protocol: http";
                 self.bad(route, "a route on a tcp listener, which has no requests to route", fix);
             }
             (_, None, None) => {
                 self.bad(name, "a listener without a route", "add route: NAME; or protocol: tcp and pool: NAME");
             }
             (_, _, Some(pool)) => {
-                let fix = "name a route whose chain has it, route: NAME; or set protocol: tcp";
+                let fix = "write route: NAME, a route whose chain has this pool; or set protocol: tcp";
                 self.bad(pool, "a pool on a listener that is not tcp", fix);
             }
         }
@@ -205,7 +205,7 @@ impl Resolver<'_> {
             let path = rule.path.as_ref().map_or("/", Field::text);
             if let Some(field) = rule.path.as_ref().filter(|_| !is_plain_path(path)) {
                 let fix = "begin it with `/`, and write it decoded: without `%`, `?`, `#`, `//` and dot segments";
-                self.bad(field, "not how a path begins", fix);
+                self.bad(field, "not a path prefix", fix);
             }
             let hosts: Vec<Hosts> = match &rule.hosts {
                 None => vec![Hosts::Any],
@@ -214,7 +214,7 @@ impl Resolver<'_> {
             for hosts in hosts {
                 if !table.add(&hosts, path, route) {
                     let at = rule.path.as_ref().or(rule.hosts.iter().flatten().next()).unwrap_or(&rule.route);
-                    self.bad(at, "a rule for the same host and path is above", "remove one of them");
+                    self.bad(at, "an earlier rule has the same host and path", "remove one of them");
                 }
             }
         }

@@ -29,7 +29,7 @@ impl Resolver<'_> {
         }
         for host in pool.host.iter().chain(pool.health.iter().filter_map(|health| health.host.as_ref())) {
             if !is_host(host.text().as_bytes()) {
-                self.bad(host, "not a host", "write a name or an address, with a port if need be");
+                self.bad(host, "not a host", "write a name or an address, with a port if it needs one");
             }
         }
         let proxy_protocol = match self.value(pool.proxy_protocol.as_ref(), model::SendProxy::None) {
@@ -41,7 +41,7 @@ impl Resolver<'_> {
             && proxy_protocol.is_some()
             && matches!(check.parse(), Ok(model::Check::Http | model::Check::HttpBody))
         {
-            self.bad(check, "a check that sends no PROXY header, to nodes that want one", "write check: connection");
+            self.bad(check, "this check sends no PROXY header, but the nodes expect one", "write check: connection");
         }
         let host = pool.host.as_ref().map(|host| host.text().to_owned()).filter(|host| host != "preserve");
         Pool {
@@ -97,7 +97,7 @@ impl Resolver<'_> {
         }
         let verify = self.value(tls.verify.as_ref(), true);
         if let Some(ca) = tls.ca.as_ref().filter(|_| !verify) {
-            self.bad(ca, "a CA, where nothing is verified", "remove it, or `verify: false`");
+            self.bad(ca, "a CA that is not used, since nothing is verified", "remove it, or `verify: false`");
         }
         let client = match (&tls.certificate, &tls.key) {
             (Some(certificate), Some(key)) => {
@@ -131,7 +131,7 @@ impl Resolver<'_> {
     /// The text of a file that the config names.
     pub(super) fn read(&mut self, file: &Field<String>) -> Option<String> {
         let read = (self.surroundings.read)(Path::new(file.text()));
-        read.map_err(|error| self.bad(file, &format!("cannot be read: {error}"), "name a PEM file that can")).ok()
+        read.map_err(|error| self.bad(file, &format!("cannot be read: {error}"), "name a readable PEM file")).ok()
     }
 
     fn node(&mut self, node: &model::Node) -> Node {
@@ -219,10 +219,10 @@ impl Resolver<'_> {
         let reads_body = check == model::Check::HttpBody;
         match (body, health.and_then(|health| health.check.as_ref())) {
             (None, Some(check)) if reads_body => {
-                self.bad(check, "a check of the body, without what to look for", "add body: REGEX, or write http");
+                self.bad(check, "a check of the body, without a regex", "add body: REGEX, or write http");
             }
             (Some(body), _) if body.text().is_empty() => {
-                self.bad(body, "an empty regex, which any body has", "write what to look for, or check: http");
+                self.bad(body, "an empty regex, which every body matches", "write what to look for, or check: http");
             }
             (Some(body), _) if !reads_body => {
                 self.bad(body, "a regex for a check that reads no body", "write check: http_body, or remove it");

@@ -50,7 +50,7 @@ impl Resolver<'_> {
             self.bad(
                 field,
                 "a prefix that starts with `/` or has dot segments",
-                "write it as the keys begin, such as img/",
+                "write the beginning of the keys, such as img/",
             );
         }
         Store {
@@ -168,7 +168,7 @@ impl Resolver<'_> {
                     self.problems.push(Problem::at(
                         store.bucket.at(),
                         format!("store `{name}` has neither a pair of keys nor a profile"),
-                        "give access_key and secret_key, or profile alone",
+                        "write access_key and secret_key, or profile alone",
                     ));
                     nobody()
                 }
@@ -185,8 +185,8 @@ impl Resolver<'_> {
             _ => {
                 self.problems.push(Problem::at(
                     place,
-                    format!("store `{name}` takes its credentials from the environment, and they are not there"),
-                    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give `credentials` as a mapping",
+                    format!("store `{name}` takes its credentials from the environment, but they are not set"),
+                    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or write `credentials` as a mapping",
                 ));
                 None
             }
@@ -212,7 +212,7 @@ impl Resolver<'_> {
         };
         // The parser's own error would quote the line, and the line may be a secret.
         let Ok(ini) = ini::Ini::load_from_str_noescape(&text) else {
-            self.bad(profile, &format!("`{path}` is not a credentials file"), "mend its syntax");
+            self.bad(profile, &format!("`{path}` is not a credentials file"), "correct its syntax");
             return None;
         };
         let section = ini.section(Some(profile.text()));
