@@ -210,7 +210,7 @@ impl Metrics {
             location_requests: counters(
                 &registry,
                 "location_requests_total",
-                "GETs and HEADs, by whether the location map's hints were heeded: `hinted` or `control`.",
+                "GETs and HEADs, by whether they used the location map's hints: `hinted` or `control`.",
                 &["group"],
             )?,
             location_attempts: counters(
@@ -233,7 +233,7 @@ impl Metrics {
             hedges: counters(
                 &registry,
                 "hedges_total",
-                "Second nodes asked beside a silent first one, which is `node`; `won` is `first` or `second`.",
+                "Second nodes asked while the first, which is `node`, was silent; `won` is `first` or `second`.",
                 &["pool", "node", "won"],
             )?,
             node_up: gauges(
@@ -265,7 +265,7 @@ impl Metrics {
             health_checks: counters(
                 &registry,
                 "health_checks_total",
-                "Active checks; `result` is `passed` or `failed`. One that this process had no files or ports for is not counted.",
+                "Active checks; `result` is `passed` or `failed`. A check for which this process lacked files or ports is not counted.",
                 &["pool", "node", "result"],
             )?,
             health_changes: counters(
@@ -315,7 +315,7 @@ impl Metrics {
             store_requests: counters(
                 &registry,
                 "store_requests_total",
-                "Requests to a store, by what its disk and requests under way had to do with them.",
+                "Requests to a store, by how its disk or requests in progress took part.",
                 &["store", "result"],
             )?,
             store_ready: gauges(
@@ -328,32 +328,32 @@ impl Metrics {
             store_bytes: gauges(
                 &registry,
                 "store_bytes",
-                "Bytes that the files take of a store's disk, with those being written.",
+                "Bytes that files use on a store's disk, including those being written.",
                 &["store"],
             )?,
             store_max_bytes: gauges(
                 &registry,
                 "store_max_bytes",
-                "Bytes that the files may take of a store's disk: its `bytes`.",
+                "Most bytes that files may use on a store's disk: its `bytes`.",
                 &["store"],
             )?,
             store_objects: gauges(&registry, "store_objects", "Files on a store's disk.", &["store"])?,
             store_memory_bytes: gauges(
                 &registry,
                 "store_memory_bytes",
-                "Bytes of memory that a store's disk takes: `files` (small ones), `index`.",
+                "Bytes of memory that a store's disk uses: `files` (small ones), `index`.",
                 &["store", "use"],
             )?,
             store_evictions: counters(
                 &registry,
                 "store_evictions_total",
-                "Files of a store's disk that made way for others. From the start.",
+                "Files removed from a store's disk to make room for others. From the start.",
                 &["store"],
             )?,
             store_refused: counters(
                 &registry,
                 "store_refused_total",
-                "Files that were not kept for want of room, by the `budget` or the `free` floor.",
+                "Files that were not kept because there was no room, by `bound`: `budget` or `free`.",
                 &["store", "bound"],
             )?,
             store_errors: counters(
@@ -467,13 +467,13 @@ impl Metrics {
             certificate_expires: gauges(
                 &registry,
                 "certificate_expires_timestamp_seconds",
-                "When a certificate expires, as a Unix time, by the DNS names that it is for.",
+                "When a certificate expires, as a Unix time, by its DNS names.",
                 &["listener", "name"],
             )?,
             config_reloads: counters(
                 &registry,
                 "config_reloads_total",
-                "Config loads, the first at start; `failure`: the file had mistakes, or something it names could not be had, and the config before is still in force.",
+                "Config loads, the first at start; `failure`: the file had mistakes, or something it names was not available, and the previous config is still in force.",
                 &["result"],
             )?,
             config_loaded: register(

@@ -15,22 +15,22 @@ use crate::metrics::{Tally, Target};
 use crate::origin::StoreOrigin;
 use crate::pool::{Node, Pool};
 
-/// The state of a hopfall. New keys may be added at any time; those that are here keep their meaning.
+/// The state of a hopfall. New keys may be added at any time; existing ones keep their meaning.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Status {
     /// The version of the program.
     pub version: &'static str,
-    /// When this was told (RFC 3339, UTC).
+    /// When this was written (RFC 3339, UTC).
     pub at: String,
-    /// Seconds since the process began to serve.
+    /// Seconds since the process started serving.
     pub up_seconds: u64,
-    /// Whether the process is draining: it takes no new connections, and ends when requests under way have.
+    /// Whether the process is draining: it takes no new connections, and ends when the requests in progress have ended.
     pub stopping: bool,
     pub config: Configured,
     pub requests: Requests,
-    /// Where clients are taken, in the order of the config.
+    /// The listeners, in the order of the config.
     pub listeners: Vec<Listening>,
-    /// What requests go through, one for each order of pools and stores that a route has.
+    /// The chains of pools and stores that the routes have, each once.
     pub chains: Vec<Flow>,
     /// The pools, with their nodes.
     pub pools: Vec<PoolStatus>,
@@ -39,18 +39,18 @@ pub struct Status {
     pub s3: S3,
     /// The location map; null where there is none.
     pub location: Option<LocationStatus>,
-    /// Nodes that have sent our own requests back to us since the start: they must be made to answer 404 instead.
+    /// Nodes that have sent hopfall's own requests back to it since the start. Make them answer 404 instead.
     pub loops: Vec<Looping>,
-    /// The last hundred changes of state, the last of them first.
+    /// The last hundred changes of state, the latest first.
     pub events: Vec<Happened>,
 }
 
 /// The config that is in force.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Configured {
-    /// How many there were before it in this process.
+    /// How many configs were in force before it in this process.
     pub generation: u64,
-    /// What came of the last reload; null before the first.
+    /// The result of the last reload; null before the first.
     pub last_reload: Option<Reload>,
 }
 
@@ -72,7 +72,7 @@ pub struct Requests {
     pub per_second: f64,
     /// Answered in the last minute.
     pub last_minute: u64,
-    /// Of these, answered by hopfall itself: nobody had the file, or nobody could be asked.
+    /// Of these, answered by hopfall itself: no target had the file, or one could not be asked.
     pub own_last_minute: u64,
     /// In flight to nodes.
     pub in_flight: i64,
@@ -90,7 +90,7 @@ pub struct Listening {
 /// One chain with what flows along it.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Flow {
-    /// The routes that have it.
+    /// The routes that use it.
     pub routes: Vec<String>,
     /// In the order in which they are asked.
     pub hops: Vec<Hop>,
@@ -128,15 +128,15 @@ pub struct NodeStatus {
     pub address: String,
     /// Whether it is up. One that is down is asked last.
     pub up: bool,
-    /// Seconds since it came up or went down, or since the process began to serve.
+    /// Seconds since it came up or went down, or since the process started serving.
     pub since_seconds: u64,
-    /// Whether it is asked last because it suddenly lacked all that it was asked for.
+    /// Whether it is asked last because it suddenly lacks most of what it is asked for.
     pub suspect: bool,
     /// `accept`, `reject`, `drain` or `backup`.
     pub mode: &'static str,
     /// As in the config: 1 to 255.
     pub weight: u32,
-    /// Requests and connections under way to it.
+    /// Requests and connections in progress to it.
     pub in_flight: i64,
     #[serde(flatten)]
     pub attempts: Attempts,
@@ -149,13 +149,13 @@ pub struct Attempts {
     pub per_second: f64,
     /// Attempts of the last minute that found the file.
     pub found: u64,
-    /// Attempts of the last minute that did not: 404s, which are no errors.
+    /// Attempts of the last minute that did not find it: 404s, which are not errors.
     pub absent: u64,
     /// Attempts of the last minute that failed: busy, refused, timed out, broken, errors.
     pub failed: u64,
-    /// Seconds until the answer began, of half of the last minute's attempts at most; null where there was none.
+    /// Median seconds until an answer began, over the last minute's attempts; null if there were none.
     pub median_seconds: Option<f64>,
-    /// The same of 95 % of them.
+    /// The 95th percentile of the same.
     pub p95_seconds: Option<f64>,
 }
 
@@ -166,7 +166,7 @@ pub struct StoreStatus {
     pub name: String,
     /// Dollars spent on this UTC day, by the config's prices.
     pub dollars_today: f64,
-    /// Dollars that may be spent in a day; null where there is no bound.
+    /// Dollars that may be spent in a day; null if there is no limit.
     pub budget_per_day: Option<f64>,
     /// Dollars spent in the last minute.
     pub dollars_last_minute: f64,
@@ -193,13 +193,13 @@ impl StoreStatus {
 pub struct DiskStatus {
     /// Whether it takes new files.
     pub ready: bool,
-    /// Bytes that its files take.
+    /// Bytes that its files use.
     pub bytes: u64,
-    /// Most bytes that it may take.
+    /// Most bytes that they may use.
     pub max_bytes: u64,
     /// Files on it.
     pub objects: u64,
-    /// The share of the last minute's requests to the store that S3 was not asked for: 0 to 1. Null where there was none.
+    /// The share of the last minute's requests to the store for which S3 was not asked: 0 to 1. Null if there were none.
     pub kept_share: Option<f64>,
 }
 
@@ -217,16 +217,16 @@ pub struct S3 {
 pub struct LocationStatus {
     /// Paths in it.
     pub entries: u64,
-    /// Most paths that it may have.
+    /// Most paths that it may hold.
     pub max_entries: u64,
-    /// The share of the last minute's lookups of which it knew the answer: 0 to 1. Null where there was none.
+    /// The share of the last minute's lookups that it could answer: 0 to 1. Null if there were none.
     pub hit_share: Option<f64>,
 }
 
-/// A node that points back at us.
+/// A node that sends requests back to hopfall.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Looping {
-    /// Its name; `unknown` where it cannot be told.
+    /// Its name; `unknown` if it is not known.
     pub node: String,
     /// Requests that it sent back since the start.
     pub requests: u64,
@@ -237,15 +237,15 @@ pub struct Looping {
 /// A change of state.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Happened {
-    /// When (RFC 3339, UTC); of a loop that goes on, when last.
+    /// When (RFC 3339, UTC); for a loop that goes on, the last time.
     pub at: String,
     /// `up`, `down`, `suspect`, `mode`, `loop`, `purged`, `reloaded` or `not_reloaded`. There may be more.
     pub kind: &'static str,
-    /// The pool that it is about; null where it is about none.
+    /// The pool, or null if it is about none.
     pub pool: Option<String>,
-    /// The node; null where it is about none.
+    /// The node, or null if it is about none.
     pub node: Option<String>,
-    /// Why, or what followed.
+    /// The reason, or the result.
     pub told: String,
     /// Seconds since.
     #[serde(skip)]
