@@ -83,7 +83,7 @@ enum Command {
         /// The name of the listener that the request comes to. Default: the one that fits the URL, else the first
         #[arg(long, value_name = "NAME")]
         listener: Option<String>,
-        /// The client's address: it matters for stickiness, for `source`, and if it is a node's
+        /// The client's address: it matters for stickiness, for `source`, and if it is a node's. Default: 192.0.2.1, which is nobody's
         #[arg(long, value_name = "ADDRESS")]
         client: Option<IpAddr>,
         /// The client's cookies, for stickiness: NAME=VALUE

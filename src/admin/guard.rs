@@ -16,13 +16,13 @@ use sha2::Sha256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     #[error(
-        "this admin listener does not go by that name: ask for it by its IP address or as localhost, or list the name \
-         in `admin.hosts`"
+        "this admin listener does not have that name: use its IP address or localhost, or list the name in \
+         `admin.hosts`"
     )]
     Name,
-    #[error("a page of another site sent this; orders are taken from the status page and from command lines only")]
+    #[error("a page of another site sent this; only the status page and command lines may send commands")]
     CrossSite,
-    #[error("this order needs the token: send `Authorization: Bearer TOKEN`, or sign in on the status page")]
+    #[error("this command needs the token: send `Authorization: Bearer TOKEN`, or sign in on the status page")]
     NoToken,
     #[error("that is not the token of `admin.token`")]
     WrongToken,
@@ -30,7 +30,7 @@ pub enum Refused {
     TooMany,
     #[error("the page that sent this is of another session: go back to /status and try again")]
     Stale,
-    #[error("orders from other machines need a token: set `admin.token`, or run the command on this machine")]
+    #[error("commands from other machines need a token: set `admin.token`, or run the command on this machine")]
     NotHere,
     #[error("there is no token to sign in with: set `admin.token`")]
     NoSessions,
@@ -38,7 +38,7 @@ pub enum Refused {
     Chunked,
     #[error("the body is too long: 4096 bytes at most")]
     TooLong,
-    #[error("the body did not come")]
+    #[error("the body did not arrive")]
     Cut,
 }
 

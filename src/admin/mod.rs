@@ -196,7 +196,7 @@ impl Admin {
             "/node" => text(405, "POST /node?pool=POOL&node=NODE&mode=accept, drain, reject or backup\n"),
             "/log-level" => text(405, "POST /log-level?level=error, warn, info, debug or trace\n"),
             "/purge" => text(405, "POST /purge?path=/a/file, or ?prefix=/a/\n"),
-            "/reload" | "/upgrade" => text(405, "POST, to have it done\n"),
+            "/reload" | "/upgrade" => text(405, "send POST to do it\n"),
             "/sign-in" | "/sign-out" => text(405, "the forms are on /status\n"),
             _ => text(404, "no such page: /status /status.json /status.schema.json /metrics /healthz /readyz\n"),
         }
@@ -235,7 +235,7 @@ impl Admin {
         let request = session.req_header();
         let (headers, path) = (&request.headers, request.uri.path());
         if !ORDERS.contains(&path) {
-            return text(405, "orders are POST /purge, /node, /log-level, /reload, /upgrade and /explain\n");
+            return text(405, "commands are POST /purge, /node, /log-level, /reload, /upgrade and /explain\n");
         }
         if guard::is_cross_site(headers) {
             return text(Denied::CrossSite.status(), &format!("{}\n", Denied::CrossSite));
@@ -369,8 +369,8 @@ fn set_level(form: &Form) -> Done {
     };
     let before = log::max_level();
     log::set_max_level(level.filter());
-    log::warn!("messages are told from level {} on; it was {}", level.as_str(), before.as_str().to_lowercase());
-    (200, format!("messages are told from level {} on", level.as_str()))
+    log::warn!("messages are logged from level {} on; it was {}", level.as_str(), before.as_str().to_lowercase());
+    (200, format!("messages are logged from level {} on", level.as_str()))
 }
 
 /// Forgets where a path is, or all paths that begin so, and removes what stores keep of them.
@@ -391,7 +391,7 @@ async fn purge(chain: &Arc<Chain>, form: &Form) -> Done {
             chain.metrics.history.note_here(SystemTime::now(), Kind::Purged, &told);
             (200, format!("forgotten: {told}"))
         }
-        Err(error) => (500, format!("not all is purged: {error}")),
+        Err(error) => (500, format!("not everything is purged: {error}")),
     }
 }
 

@@ -406,13 +406,13 @@ fn the_level_changes_while_running() {
     assert_eq!(set("debug").code, Some(0));
     refused(2.0);
     hopfall.wait_for_log("no PROXY header");
-    assert_eq!(set("info").stdout.trim(), "messages are told from level info on");
+    assert_eq!(set("info").stdout.trim(), "messages are logged from level info on");
     refused(3.0);
     assert_eq!(set("loud").code, Some(1));
     assert!(set("loud").stderr.contains("`loud` is not a level; write one of: error, warn, info, debug, trace"));
     let log = hopfall.log();
     assert_eq!(log.matches("no PROXY header").count(), 1, "{log}");
-    assert!(log.contains("messages are told from level debug on; it was info"), "{log}");
+    assert!(log.contains("messages are logged from level debug on; it was info"), "{log}");
     assert_eq!(hopfall.ask_admin("GET", "/log-level", &[], "").status, 405);
 }
 

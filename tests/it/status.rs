@@ -352,7 +352,7 @@ fn commands_show_the_token_that_their_config_refers_to() {
     assert_eq!(run(&from_file, &["purge", "/x"]).code, Some(0));
     let without = run("", &["node", "images", "a", "accept"]);
     assert_eq!(without.code, Some(1));
-    assert!(without.stderr.contains("this order needs the token"), "{}", without.stderr);
+    assert!(without.stderr.contains("this command needs the token"), "{}", without.stderr);
     let unset = run("token: \"${HOPFALL_NO_SUCH_VARIABLE}\"", &["purge", "/x"]);
     assert_eq!(unset.code, Some(2));
     assert!(unset.stderr.contains("`HOPFALL_NO_SUCH_VARIABLE` is not set"), "{}", unset.stderr);
