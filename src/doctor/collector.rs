@@ -20,7 +20,8 @@ async fn connect(about: &str, endpoint: &str) -> Finding {
     };
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
-    let fix = "start the collector, or mend `tracing.endpoint`; requests are served meanwhile, and their traces lost";
+    let fix =
+        "start the collector, or correct `tracing.endpoint`; meanwhile requests are served, but their traces are lost";
     match timeout(PATIENCE, TcpStream::connect((host, port))).await {
         Ok(Ok(_)) => Finding::ok(about, format!("the collector at {host}:{port} takes connections")),
         Ok(Err(error)) => {
