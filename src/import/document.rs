@@ -85,7 +85,7 @@ pub fn read(sources: &[Source]) -> Result<Input, Refusal> {
         let mut count = 0;
         for (i, document) in serde_json::Deserializer::from_str(text).into_iter::<Value>().enumerate() {
             let document = document.map_err(|error| {
-                Refusal(format!("{}: not JSON: {error}; save the API's answer as it came", source.name))
+                Refusal(format!("{}: not JSON: {error}; save the API's answer unchanged", source.name))
             })?;
             let place = if i == 0 { source.name.clone() } else { format!("{}, document {}", source.name, i + 1) };
             reader.document(&place, &document)?;
@@ -140,7 +140,7 @@ impl Reader {
                     Ok(())
                 }
                 (_, Some(Value::Array(_))) => Err(Refusal(format!(
-                    "{place}: an error answer of the API, with `errors` in it; fetch it again, with a token that may read NodeBalancers"
+                    "{place}: an error from the API (`errors`); fetch it again with a token that may read NodeBalancers"
                 ))),
                 _ => self.item(place, object).map(|_| ()),
             },
@@ -326,7 +326,7 @@ impl Fields<'_> {
     }
 
     fn wrong(&self, key: &str, what: &str) -> Refusal {
-        Refusal(format!("{}: `{key}`: {what}; save the API's answer as it came", self.place))
+        Refusal(format!("{}: `{key}`: {what}; save the API's answer unchanged", self.place))
     }
 }
 

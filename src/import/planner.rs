@@ -27,7 +27,7 @@ pub fn plan(input: &Input, certificate: Option<&Certificate>) -> Result<(Plan, R
     if owners.len() > 1 {
         let owners: Vec<String> = owners.iter().map(u64::to_string).collect();
         return Err(Refusal(format!(
-            "the input has configs of several NodeBalancers ({}); import them one at a time, each from a folder of its own",
+            "the input has configs of several NodeBalancers ({}); import them one at a time, each from its own folder",
             owners.join(", ")
         )));
     }
@@ -82,25 +82,25 @@ impl Planner<'_> {
             "tcp" => Protocol::Tcp,
             "udp" => {
                 self.report.lost.push(format!(
-                    "{what}: refused, because hopfall passes on no UDP; the rest is imported. Leave this port at a NodeBalancer"
+                    "{what}: refused, because hopfall does not support UDP; the rest is imported. Leave this port on a NodeBalancer"
                 ));
                 return;
             }
             _ => {
-                self.report.lost.push(format!("{what}: refused, because this protocol is not known here"));
+                self.report.lost.push(format!("{what}: refused, because hopfall does not know this protocol"));
                 return;
             }
         };
         if let Some(other) = self.plan.listeners.iter().find(|listener| listener.port == config.port) {
             let other = other.config;
-            self.report.lost.push(format!("{what}: left out, because config {other} has this port"));
+            self.report.lost.push(format!("{what}: left out, because config {other} has the same port"));
             return;
         }
         let name = format!("{}-{}", config.protocol, config.port);
         let nodes = settings::nodes(self.input, config, &name, &mut self.report);
         if nodes.is_empty() {
             self.report.lost.push(format!(
-                "{what}: left out, because the input has no node of it; if it has nodes, add the answer of GET /v4/nodebalancers/ID/configs/{}/nodes",
+                "{what}: left out, because the input has no nodes for it; if it has nodes, add the answer of GET /v4/nodebalancers/ID/configs/{}/nodes",
                 config.id
             ));
             return;
@@ -119,7 +119,7 @@ impl Planner<'_> {
             self.plan.pools[pool].max_in_flight = Some(self.capacity.unwrap_or(COMMON));
             if config.port == 443 {
                 self.report.kept.push(format!(
-                    "{name}: stays tcp. TLS ends at the nodes, so hopfall sees no path and cannot route by it, nor try another node on a status; for that, make it https, with the certificate"
+                    "{name}: stays tcp. TLS ends at the nodes, so hopfall sees neither paths nor statuses: it cannot route by path or try another node on a 404. If you want that, make it https, with the certificate"
                 ));
             }
         }
@@ -144,7 +144,7 @@ impl Planner<'_> {
             if !keys.is_empty() {
                 let keys = keys.join(", ");
                 self.report.changed.push(format!(
-                    "{listener}: the input does not have these keys of its {what}, so defaults are taken: {keys}; linode-cli leaves keys out unless it is told --all-columns"
+                    "{listener}: the input lacks these keys of its {what}, so defaults are used: {keys}; linode-cli leaves keys out without --all-columns"
                 ));
             }
         }
@@ -166,7 +166,7 @@ impl Planner<'_> {
             let first = self.plan.listeners.iter().find(|l| l.pool == *other).map(|l| l.name.clone());
             let differs = differences(&self.plan.pools[*other].settings, &settings).join(", ");
             self.report.changed.push(format!(
-                "{listener}: has the nodes of {}, and a pool of its own, because it differs in: {differs}",
+                "{listener}: has the same nodes as {}, but its own pool, because it differs in: {differs}",
                 first.unwrap_or_default()
             ));
         }
@@ -190,7 +190,7 @@ impl Planner<'_> {
         };
         let Some(given) = self.certificate else {
             self.report.to_do.push(format!(
-                "{listener}: put certificate and key at {} and {}: the API gives neither back",
+                "{listener}: put the certificate and its key at {} and {}: the API returns neither",
                 tls.certificate, tls.key
             ));
             return tls;
@@ -215,10 +215,10 @@ impl Planner<'_> {
         match comparison {
             Comparison::Same => self.report.kept.push(format!("{listener}: {path} has the NodeBalancer's certificate")),
             Comparison::Other => self.report.changed.push(format!(
-                "{listener}: {path} is not the NodeBalancer's certificate, by its fingerprint; good only if it was renewed"
+                "{listener}: {path} is not the NodeBalancer's certificate, by its fingerprint; use it only if it is a renewed one"
             )),
             Comparison::Unknown => self.report.to_do.push(format!(
-                "{listener}: see that {path} is the right certificate: it was not compared, as the input has no SHA-1 or SHA-256 fingerprint"
+                "{listener}: make sure that {path} is the right certificate: it was not compared, because the input has no SHA-1 or SHA-256 fingerprint"
             )),
         }
         tls.certificate.clone_from(&given.path);
@@ -254,7 +254,7 @@ impl Planner<'_> {
         let counted = counts.map(|(count, noun)| format!("{count} {}", plural(count, noun))).join(", ");
         self.report.title = match self.plan.listeners.is_empty() {
             false => format!("{}: {counted}", self.plan.title),
-            true => format!("{}: nothing of it can be served, and no config was written", self.plan.title),
+            true => format!("{}: hopfall can serve nothing of it, so no config was written", self.plan.title),
         };
         (self.plan, self.report)
     }
@@ -263,37 +263,36 @@ impl Planner<'_> {
     fn general(&mut self, balancer: Option<&Balancer>) {
         let report = &mut self.report;
         if let Some(throttle) = self.throttle {
-            let kept =
-                "kept as `throttle` of each listener; an IPv6 client counts by its /64, and who comes faster is reset";
+            let kept = "kept as `throttle` of each listener; an IPv6 client is counted by its /64, and further connections are reset";
             report.kept.push(format!("client_conn_throttle {throttle}: {kept}"));
             if self.plan.listeners.len() > 1 {
                 report.changed.push(format!(
-                    "client_conn_throttle {throttle}: each listener counts by itself; a client of several ports has as much at each"
+                    "client_conn_throttle {throttle}: each listener counts separately, so a client of several ports may have as many at each"
                 ));
             }
         }
         if self.plan.pools.iter().any(|pool| pool.settings.health.passive) {
             report.kept.push(
-                "passive checks: connect failures, timeouts and 5xx count against a node, and 501 and 505 do not"
+                "passive checks: failed connections, timeouts and 5xx other than 501 and 505 count against a node"
                     .into(),
             );
         }
         if self.plan.listeners.iter().any(|listener| listener.protocol != Protocol::Tcp) {
-            report.kept.push("nodes are told X-Forwarded-For, X-Forwarded-Proto and the client's Host".into());
+            report.kept.push("nodes get X-Forwarded-For, X-Forwarded-Proto and the client's Host".into());
             report.changed.push(
-                "http and https: a GET or HEAD that a node answers with 404, 429, 500, 502, 503 or 504 goes on to the next node; to have each answer as it comes, write `fallback_on: []` in the pool".into(),
+                "http and https: a GET or HEAD that a node answers with 404, 429, 500, 502, 503 or 504 goes on to the next node; to serve every answer as it is, write `fallback_on: []` in the pool".into(),
             );
             report.changed.push(
                 "http and https: connections are kept alive on both sides, and clients may speak HTTP/2; `http2: false` of a listener turns that off".into(),
             );
             report.changed.push(
-                "http and https: a node has 5s to begin its answer; if yours need longer, raise `header_timeout` of the pool, and `deadline` of the route above it".into(),
+                "http and https: a node must begin its answer within 5s; if yours need longer, raise `header_timeout` of the pool, and `deadline` of the route above it".into(),
             );
             report.changed.push(
                 "http and https: an upload above 1GiB is refused (413), a request that takes longer than 1h with its body is cut, and a WebSocket on which a node is silent for 60s, too; `body_bytes` of the listener, `transfer_deadline` of the route and `tunnel_timeout` of the pool raise that".into(),
             );
             report.changed.push(
-                "http and https: a request from a node's own address is asked of no node, so that it cannot loop; if your nodes call the balancer themselves, write `from_nodes: trust` in the pool".into(),
+                "http and https: a request that comes from a node's own address is sent to no node, so that it cannot loop; if your nodes call the balancer themselves, write `from_nodes: trust` in the pool".into(),
             );
         }
         if self.plan.listeners.iter().any(|listener| listener.protocol == Protocol::Tcp) {
@@ -304,7 +303,7 @@ impl Planner<'_> {
         }
         if self.plan.pools.iter().any(|pool| pool.max_in_flight.is_none()) {
             report.changed.push(
-                "http and https: at most 512 requests are at one node at a time, and 512 wait for a place; `max_in_flight` and `queue` of the pool raise that".into(),
+                "http and https: one node gets at most 512 requests at a time, and 512 more wait; `max_in_flight` and `queue` of the pool raise that".into(),
             );
         }
         report.changed.push(
@@ -320,8 +319,10 @@ impl Planner<'_> {
             .filter(|address| !address.is_empty())
             .collect();
         report.to_do.push(match addresses.is_empty() {
-            true => "point the names that clients use from the NodeBalancer to hopfall's machine".to_owned(),
-            false => format!("point the names that clients use from {} to hopfall's machine", addresses.join(" and ")),
+            true => "change the DNS names that clients use from the NodeBalancer to hopfall's machine".to_owned(),
+            false => {
+                format!("change the DNS names that clients use from {} to hopfall's machine", addresses.join(" and "))
+            }
         });
     }
 }

@@ -18,12 +18,12 @@ pub fn nodes(input: &Input, config: &document::Config, listener: &str, report: &
             "backup" => Mode::Backup,
             other => {
                 let other = shown(other);
-                report.lost.push(format!("{listener}: node {name}: left out, its mode `{other}` is not known"));
+                report.lost.push(format!("{listener}: node {name}: left out, because its mode `{other}` is not known"));
                 continue;
             }
         };
         if nodes.iter().any(|known| known.address == address) {
-            report.lost.push(format!("{listener}: node {name}: left out, another one has its address"));
+            report.lost.push(format!("{listener}: node {name}: left out, because another one has the same address"));
             continue;
         }
         if nodes.iter().any(|known| known.name == name) {
@@ -33,7 +33,7 @@ pub fn nodes(input: &Input, config: &document::Config, listener: &str, report: &
         }
         let weight = node.weight.unwrap_or(1);
         if node.weight.is_none() {
-            report.changed.push(format!("{listener}: node {name}: has no weight in the input, and gets 1"));
+            report.changed.push(format!("{listener}: node {name}: has no weight in the input, so it gets 1"));
         }
         if !(1..=255).contains(&weight) {
             let clamped = weight.clamp(1, 255);
@@ -77,7 +77,7 @@ impl Reading<'_> {
             ("http_cookie", Protocol::Tcp) => {
                 self.report
                     .lost
-                    .push(format!("{listener}: stickiness http_cookie on tcp becomes none: there are no cookies"));
+                    .push(format!("{listener}: stickiness http_cookie on tcp becomes none: tcp has no cookies"));
                 Stickiness::None
             }
             (other, _) => {
@@ -129,7 +129,7 @@ impl Reading<'_> {
         };
         let kind = if proxied && kind == "http" {
             self.report.lost.push(format!(
-                "{listener}: check {} becomes connection: hopfall's http checks send no PROXY header, and these nodes want one",
+                "{listener}: check {} becomes connection: hopfall's http checks send no PROXY header, but these nodes expect one",
                 config.check
             ));
             "connection"
@@ -183,7 +183,7 @@ impl Reading<'_> {
         let path = format!("/{}", plain.trim_start_matches('/'));
         let was = shown(&config.path);
         self.report.changed.push(match was.is_empty() {
-            true => format!("{listener}: no check_path, so `{path}` is asked for"),
+            true => format!("{listener}: no check_path, so checks request `{path}`"),
             false => format!("{listener}: check_path `{was}` becomes `{path}`"),
         });
         path
@@ -203,14 +203,14 @@ impl Reading<'_> {
         match Pattern::parse(&config.body) {
             Ok(_) => {
                 self.report.kept.push(format!(
-                    "{listener}: check http_body, with the regex `{regex}`; read it as https://docs.rs/regex has it"
+                    "{listener}: check http_body, with the regex `{regex}`, which now has the syntax of https://docs.rs/regex"
                 ));
                 Some(config.body.clone())
             }
             Err(why) => {
                 let why = shown(why.rsplit(": ").next().unwrap_or_default());
                 self.report.lost.push(format!(
-                    "{listener}: check http_body becomes http: the status is looked at (2xx or 3xx), and the body is not. Its regex was `{regex}`, which hopfall cannot have: {why}"
+                    "{listener}: check http_body becomes http: only the status counts (2xx or 3xx), not the body. hopfall does not support its regex `{regex}`: {why}"
                 ));
                 None
             }

@@ -6,7 +6,7 @@ use super::plan::{Algorithm, Check, Listener, Mode, Node, Plan, Pool, Protocol, 
 pub fn write(plan: &Plan) -> String {
     let mut page = Page(String::new());
     page.line(0, format!("# From {}, by `hopfall import nodebalancer`.", plan.title));
-    page.line(0, "# Every key with its default: conf/full.yaml. What differs: docs/nodebalancer.md.");
+    page.line(0, "# conf/full.yaml has every key with its default; docs/nodebalancer.md says what differs.");
     page.line(0, "");
     page.line(0, "# /metrics, /healthz and /readyz. It has no password: keep it on loopback.");
     page.line(0, format!("admin: {{ address: \"127.0.0.1:{}\" }}", plan.admin_port));
@@ -95,7 +95,7 @@ impl Page {
             self.line(2, format!("proxy_protocol: {version}"));
         }
         if let Some(most) = pool.max_in_flight {
-            self.line(2, "# Connections to one node; a NodeBalancer bounds only all of them together.");
+            self.line(2, "# Connections to one node; a NodeBalancer limits only all of them together.");
             self.line(2, format!("max_in_flight: {most}"));
         }
         let health = &settings.health;

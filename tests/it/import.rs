@@ -79,7 +79,7 @@ fn what_is_no_nodebalancer_is_refused_with_its_place() {
         ("[{\"id\": 1, \"label\": \"a\", \"address\": \"10.0.0.1:80\"}]", "nb.json, item 1: an object that is none of"),
         ("[] 7", "nb.json, document 2: a number that is none of the three shapes"),
         ("{\"data\": [\"value-of-a-secret\"]}", "nb.json, item 1: a string that is none of the three shapes"),
-        ("{\"errors\": [{\"reason\": \"Invalid Token\"}]}", "nb.json: an error answer of the API"),
+        ("{\"errors\": [{\"reason\": \"Invalid Token\"}]}", "nb.json: an error from the API"),
         ("[]", "the input has no config of a NodeBalancer"),
         (
             "{\"id\": 1, \"port\": \"value-of-a-secret\", \"protocol\": \"http\"}",
@@ -164,7 +164,7 @@ fn the_binary_imports_checks_and_never_overwrites() {
         (&["/nowhere.json"], 1, "/nowhere.json: cannot be read"),
         (&[empty.to_str().unwrap()], 2, "no file in it ends in .json"),
         (&[&fixture("http.yaml")], 2, "http.yaml: not JSON"),
-        (&[&fixture("only-udp.json")], 2, "hopfall passes on no UDP"),
+        (&[&fixture("only-udp.json")], 2, "hopfall does not support UDP"),
         (&[&fixture("http.json"), "--tls-key", "key.pem"], 2, "--tls-certificate"),
         (&[&fixture("http.json"), "--tls-certificate", "/nowhere.pem", "--tls-key", "k"], 1, "/nowhere.pem: cannot be"),
     ];
