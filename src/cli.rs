@@ -466,7 +466,8 @@ fn ask(arguments: &AdminArgs, method: &str, page: &str, parameters: &[(&str, &st
             if told.starts_with("HTTP/1.1 401") {
                 eprintln!("{CHANGED}");
             }
-            if told.starts_with("HTTP/1.1 422") {
+            // Bad usage; a config with mistakes.
+            if told.starts_with("HTTP/1.1 400") || told.starts_with("HTTP/1.1 422") {
                 return ExitCode::from(2);
             }
         }

@@ -140,7 +140,7 @@ fn a_node_is_drained_without_a_failed_request() {
         stop.store(true, Ordering::Relaxed);
     });
     hopfall.wait_for_log("node a of pool images is set from accept to drain");
-    for (node, mode, code) in [("c", "drain", 1), ("a", "asleep", 1)] {
+    for (node, mode, code) in [("c", "drain", 1), ("a", "asleep", 2)] {
         let ran = set(&hopfall, node, mode);
         assert_eq!(ran.code, Some(code), "{}", ran.stderr);
         assert!(

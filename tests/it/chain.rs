@@ -352,7 +352,7 @@ fn a_node_that_still_hangs_is_tried_by_one_request_at_a_time() {
     let well = Origin::always(Reply::ok("x").delay(Duration::from_millis(5)));
     let hung = Origin::always(Reply::hang());
     let fleet = Fleet::new().node("hung", hung.addr()).node("well", well.addr());
-    let hopfall = fleet.pool("header_timeout: 300ms").pool("health: { fall: 1, eject_for: 1s }").start();
+    let hopfall = fleet.pool("header_timeout: 1s").pool("health: { fall: 3, eject_for: 1s }").start();
     wait_until("it is ejected", PATIENCE, || {
         hopfall.get("/first");
         hopfall.metrics().value("hopfall_node_up", &[("node", "hung")]) == 0.0
@@ -363,15 +363,16 @@ fn a_node_that_still_hangs_is_tried_by_one_request_at_a_time() {
         for client in 0..CLIENTS {
             let mut connection = hopfall.connect();
             scope.spawn(move || {
-                for i in (0..).take_while(|_| began.elapsed() < Duration::from_secs(4)) {
+                for i in (0..).take_while(|_| began.elapsed() < Duration::from_secs(5)) {
                     let answer = connection.request("GET", &format!("/{client}-{i}"), &[]).response();
                     assert_eq!(answer.status, 200);
                 }
             });
         }
     });
-    let tried = hung.requests().len() - before;
-    assert!((2..=4).contains(&tried), "{tried} requests tried it in 4 s, where one in 1 to 1.3 s should");
+    let (tried, took) = (hung.requests().len() - before, began.elapsed());
+    let most = took.as_secs() as usize + 1;
+    assert!((1..=most).contains(&tried), "{tried} requests tried it in {took:?}, where one a second may");
 }
 
 /// A disk that is not mounted answers fast 404s: the node is asked last, and never taken out.

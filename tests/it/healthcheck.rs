@@ -73,5 +73,5 @@ fn silence_is_1_when_the_time_is_over() {
 fn a_config_without_admin_is_a_mistake() {
     let ran = healthcheck("", &[]);
     assert_eq!(ran.code, Some(2));
-    assert!(ran.stderr.contains("must have an `admin` address"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the config has no `admin`"), "{}", ran.stderr);
 }

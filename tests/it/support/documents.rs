@@ -15,7 +15,8 @@ pub fn read(name: &str) -> String {
 
 /// All documents, by their names from the root.
 pub fn all() -> Vec<String> {
-    let mut names: Vec<String> = ["README.md", "CONTRIBUTING.md", "docker/README.md"].map(str::to_owned).into();
+    let mut names: Vec<String> =
+        ["README.md", "CONTRIBUTING.md", "docker/README.md", "packaging/README.md"].map(str::to_owned).into();
     for folder in ["docs", "docs/guides", "docs/decisions"] {
         for entry in std::fs::read_dir(path(folder)).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
