@@ -288,6 +288,9 @@ impl Chain {
             Step::Refuse(refusal) => return Err(refusal),
         };
         let node = picked.filter(|(_, node)| *node == target).and_then(|(pool, _)| self.node_origin(pool, target));
+        if let Some(Chosen::Node { pool, node, .. }) = node {
+            pool.sends_to(node, now);
+        }
         let store = || self.stores.get(&target).map(Chosen::Store);
         node.or_else(store).ok_or(Refusal { status: 502, failure: Some(Failure::ProxyInternalError) })
     }

@@ -132,11 +132,15 @@ impl Pool {
             }
         };
         let chosen = self.nodes.get(chosen)?;
-        chosen.condition.is_asked(now, self.config.health.thresholds.eject_for);
         if first {
             self.stick.keep(asker, before, chosen.target, now);
         }
         Some(chosen)
+    }
+
+    /// To be called when a request is sent to a node that was picked: it may be the one that tries whether the node is well.
+    pub fn sends_to(&self, node: &Node, now: Duration) {
+        node.condition.is_asked(now, self.config.health.thresholds.eject_for);
     }
 
     /// The node that a client was sent to before, if it is up and takes those that it has.

@@ -125,6 +125,7 @@ impl Front {
                 self.record(context, Outcome::Down(Failure::DnsError));
                 continue;
             };
+            pool.sends_to(node, snapshot.now());
             let Some(permit) = node.gate.enter_by(context.started + route.deadline).await else {
                 self.record(context, Outcome::Busy(Busy::Full));
                 continue;

@@ -104,6 +104,7 @@ impl Tcp {
             if !visited.insert(node.target) {
                 break;
             }
+            pool.sends_to(node, site.snapshot.now());
             let began = Instant::now();
             let mut hop = |result: &str| {
                 let space = if hops.is_empty() { "" } else { " " };

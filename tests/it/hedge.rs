@@ -80,6 +80,28 @@ fn the_first_good_head_wins_whoever_sends_it() {
     }
 }
 
+/// A node whose ejection is over is tried by what is hedged with it: to look at it is not to ask it.
+#[test]
+fn a_node_on_trial_is_hedged_with() {
+    let slow = Origin::always(Reply::ok("slow").delay(Duration::from_millis(400)));
+    let failing = Arc::new(AtomicBool::new(true));
+    let fails = failing.clone();
+    let back = Origin::respond(move |_| match fails.load(Ordering::Relaxed) {
+        true => Reply::status(500),
+        false => Reply::ok("back"),
+    });
+    let fleet = Fleet::new().node_with("slow", slow.addr(), "weight: 255").node("back", back.addr());
+    let hopfall = hedged(fleet).pool("health: { fall: 1, eject_for: 1s }").start();
+    let mut client = hopfall.connect();
+    assert_eq!(client.request("GET", "/x", &[]).response().text(), "slow");
+    let up = || hopfall.metrics().value("hopfall_node_up", &[("node", "back")]);
+    assert_eq!(up(), 0.0);
+    failing.store(false, Ordering::Relaxed);
+    let asked = back.requests().len();
+    wait_until("its ejection is over", PATIENCE, || client.request("GET", "/x", &[]).response().text() == "back");
+    assert_eq!((back.requests().len() - asked, up()), (1, 1.0));
+}
+
 #[test]
 fn a_write_is_never_hedged_and_neither_is_a_store() {
     let slow = Origin::always(Reply::ok("slow").delay(Duration::from_millis(400)));
