@@ -135,8 +135,9 @@ impl Chain {
 
     /// Takes in what has been learned of the path since.
     pub(super) fn look_again(&self, request: &Request<'_>, hints: &mut Hints<'_>) {
-        if let Some(Known { map, path, now, .. }) = &hints.known {
-            hints.marks = map.look(*path, request.target, *now);
+        if let Some(Known { map, path, .. }) = &hints.known {
+            // By the time of now: an entry that is younger than this request is not old.
+            hints.marks = map.look(*path, request.target, unix_now());
         }
     }
 

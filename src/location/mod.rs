@@ -235,8 +235,7 @@ impl Map {
 
     fn update(&self, path: PathId, now: UnixTime, change: impl FnOnce(Marks) -> Marks) {
         let known = self.slot(path);
-        // In the second in which it was forgotten, it may have been looked for before that.
-        if known.is_some_and(|(_, value)| value & (MARKS | NOWHERE) == FORGOTTEN && now <= value >> TIME_SHIFT) {
+        if known.is_some_and(|(_, value)| self.is_outdated(value, now)) {
             return;
         }
         let before = known.map_or(Marks::default(), |(_, value)| {
@@ -244,6 +243,16 @@ impl Map {
             Marks(if age(value, now) <= self.ttl { value & MARKS } else { FORGOTTEN })
         });
         self.put(path.0, change(before).0 | stamp(now), now, known.map(|(slot, _)| slot));
+    }
+
+    /// Whether who began to look at `now` has seen less than this entry tells.
+    fn is_outdated(&self, value: u64, now: UnixTime) -> bool {
+        match ahead(value, now) {
+            // In the second in which it was forgotten, it may have been looked for before that.
+            0 => value & (MARKS | NOWHERE) == FORGOTTEN,
+            // Further ahead, the clock was set back.
+            ahead => ahead <= self.ttl,
+        }
     }
 
     fn put(&self, hash: u64, value: u64, now: UnixTime, known: Option<&Slot>) {
@@ -304,6 +313,11 @@ fn stamp(now: UnixTime) -> u64 {
 /// Seconds since an entry was stamped. If the clock was set back meanwhile: very many.
 fn age(value: u64, now: UnixTime) -> u64 {
     now.wrapping_sub(value >> TIME_SHIFT) & (u64::MAX >> TIME_SHIFT)
+}
+
+/// Seconds by which an entry was stamped later than `now`.
+fn ahead(value: u64, now: UnixTime) -> u64 {
+    (value >> TIME_SHIFT).wrapping_sub(now) & (u64::MAX >> TIME_SHIFT)
 }
 
 #[cfg(test)]
@@ -391,6 +405,32 @@ mod tests {
         assert_eq!(map.look(cat, b"", T0 + 5).unwrap_or_default(), Marks::default());
         map.learn_nowhere(cat, T0 + 6);
         assert!(map.look(cat, b"", T0 + 6).unwrap().nowhere());
+    }
+
+    #[test]
+    fn who_looked_before_others_does_not_unsay_what_they_have_learned() {
+        let map = map(1000);
+        let cat = map.path("r", b"h", b"/cat.jpg");
+        map.forget(cat, T0 + 5);
+        map.learn(cat, B, false, T0 + 6);
+        // It looked before the path was forgotten, and comes to an end after another one.
+        map.learn(cat, A, false, T0 + 4);
+        map.learn_nowhere(cat, T0 + 4);
+        let marks = map.look(cat, b"", T0 + 7).unwrap();
+        assert_eq!((marks.nowhere(), marks.of(A), marks.of(B)), (false, Mark::Unknown, Mark::Lacks));
+    }
+
+    #[test]
+    fn an_entry_of_a_clock_that_was_ahead_gives_way() {
+        let map = map(1000);
+        let cat = map.path("r", b"h", b"/cat.jpg");
+        map.forget(cat, T0 + 3601);
+        map.learn(cat, A, true, T0);
+        assert_eq!(map.look(cat, b"", T0).unwrap().of(A), Mark::Has);
+        let later = T0 + 20 * 365 * 86_400;
+        map.forget(cat, later);
+        map.learn(cat, A, true, later);
+        assert_eq!(map.look(cat, b"", later).unwrap(), Marks::default(), "nor does it matter how late it is");
     }
 
     #[test]
