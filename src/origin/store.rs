@@ -22,7 +22,7 @@ use super::{Answer, Ask, Asked, Origin};
 use crate::conditional::begins_at;
 use crate::disk::{self, Disk, Figures, Meta, Object, Writer};
 use crate::explain;
-use crate::fallback::{Failure, Outcome};
+use crate::fallback::{Busy, Failure, Outcome};
 use crate::flight::{Flight, Flights, Following, Seat};
 use crate::freshness::{self, Freshness};
 use crate::headers;
@@ -380,7 +380,11 @@ impl StoreOrigin {
                 if let (Outcome::Absent(_), Some(_)) = (outcome, copy) {
                     self.drop_copy(key).await;
                 }
-                flight.tell(Word::Nothing(outcome));
+                let unasked = matches!(outcome, Outcome::Dropped | Outcome::Busy(Busy::Full));
+                // Others may have more time left, and ask by themselves.
+                if !unasked || Instant::now() < deadline {
+                    flight.tell(Word::Nothing(outcome));
+                }
                 Led::Nothing(outcome)
             }
         }

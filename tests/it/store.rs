@@ -575,6 +575,31 @@ fn a_file_of_a_node_is_searched_once_and_asked_of_that_node() {
     assert!(lean.requests().len() <= 1, "{}", lean.requests().len());
 }
 
+/// Who asks S3 first may have lost its time at the nodes; who waits for its answer has more.
+#[test]
+fn who_leads_and_has_no_time_left_is_not_the_last_word() {
+    let bucket = Bucket::new();
+    bucket.put("cat.jpg", "1", b"meow", &[]);
+    bucket.mood(|_, reply| reply.delay(Duration::from_millis(1200)));
+    let slow_at_first = AtomicUsize::new(0);
+    let node = Origin::respond(move |_| {
+        let first = slow_at_first.fetch_add(1, Ordering::Relaxed) == 0;
+        Reply::status(404).delay(Duration::from_millis(if first { 2500 } else { 0 }))
+    });
+    let fleet = passing(&bucket)
+        .store_key("header_timeout: 2500ms")
+        .node("node", node.addr())
+        .pool("header_timeout: 2800ms")
+        .pool("from_nodes: trust")
+        .route("deadline: 3s");
+    let hopfall = fleet.start();
+    let web = hopfall.web();
+    let late = thread::spawn(move || Client::connect(web).request("GET", "/cat.jpg", &[]).response().status);
+    wait_until("S3 is asked", PATIENCE, || !bucket.requests("cat.jpg").is_empty());
+    assert_eq!(hopfall.get("/cat.jpg").text(), "meow");
+    assert_eq!(late.join().unwrap(), 504);
+}
+
 #[test]
 fn a_node_that_calls_back_is_not_waited_for() {
     let web = crate::support::hopfall::reserve();
