@@ -197,17 +197,20 @@ impl Certificates {
 }
 
 impl Known {
+    /// Those for `name`, which is in lower case.
+    fn named(&self, name: &str) -> Option<&[Dated]> {
+        // RFC 9525 §6.3: a `*` stands for one label, the first.
+        let wild = || Some(format!("*.{}", name.split_once('.')?.1));
+        self.by_name.get(name).or_else(|| self.by_name.get(&wild()?)).map(Vec::as_slice)
+    }
+
+    /// Those for `name`, else the default.
     fn find(&self, name: Option<&str>) -> &[Dated] {
-        let named = |name: &str| {
-            // RFC 9525 §6.3: a `*` stands for one label, the first.
-            let wild = || Some(format!("*.{}", name.split_once('.')?.1));
-            self.by_name.get(name).or_else(|| self.by_name.get(&wild()?)).map(Vec::as_slice)
-        };
         let default = || {
             let (dated, name) = self.default.as_ref()?;
-            name.as_deref().and_then(named).or(Some(std::slice::from_ref(dated)))
+            name.as_deref().and_then(|name| self.named(name)).or(Some(std::slice::from_ref(dated)))
         };
-        name.and_then(|name| named(&name.to_ascii_lowercase())).or_else(default).unwrap_or_default()
+        name.and_then(|name| self.named(&name.to_ascii_lowercase())).or_else(default).unwrap_or_default()
     }
 }
 
@@ -230,7 +233,11 @@ impl ResolvesServerCert for Certificates {
             issued = self.acme.contains(&name).then(|| self.issued.certificate(&name)).flatten();
         }
         let known = self.known.load();
-        let named = known.find(name);
+        let named = match (&issued, name) {
+            // Of another name none is better, however good.
+            (Some(_), Some(name)) => known.named(&name.to_ascii_lowercase()).unwrap_or_default(),
+            _ => known.find(name),
+        };
         let fits = |dated: &&Dated| dated.certified.key.choose_scheme(hello.signature_schemes()).is_some();
         // The CA's, then those of files.
         let known = || issued.iter().chain(named.iter().filter(fits));

@@ -379,6 +379,23 @@ fn a_file_that_is_good_comes_before_what_the_ca_issued_when_its_time_is_over() {
 }
 
 #[test]
+fn what_the_ca_issued_comes_before_a_file_for_another_name_even_when_its_time_is_over() {
+    let site = Site::new();
+    let ca = site.ca();
+    let mut hopfall = site.start(&ca, "tls: { acme: [a.test] }", "");
+    wait_for_certificate(&hopfall, "a.test");
+    hopfall.terminate();
+    let expired = Certificate::expired(&["a.test"]);
+    std::fs::write(site.kept().join("a.test.pem"), expired.key_pem.clone() + &expired.cert_pem).unwrap();
+    ca.refuse_orders(Some(problem(429, "rateLimited")));
+    let files = Certificate::for_names(&["other.test"]);
+    let pair = format!("certificate: \"{}\", key: \"{}\"", files.cert_path().display(), files.key_path().display());
+    let hopfall = site.start(&ca, &format!("tls: {{ {pair}, acme: [a.test] }}"), "");
+    hopfall.wait_for_log("a.test: ");
+    assert!(shown(&hopfall, "a.test", &[]).contains("DNS:a.test"));
+}
+
+#[test]
 fn files_that_cannot_be_used_are_told_and_replaced() {
     let site = Site::new();
     let ca = site.ca();
