@@ -279,6 +279,8 @@ impl ProxyHttp for Front {
         let unsent = failure == Failure::HttpResponseTimeout && !session.as_mut().is_body_done();
         if unsent || *error.esource() == pingora::ErrorSource::Downstream {
             context.trip.aborted = Some("client");
+            // What it has sent may have changed the file all the same.
+            self.forget(context);
         } else {
             self.record(context, Outcome::Broken(failure));
         }

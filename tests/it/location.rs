@@ -1,7 +1,7 @@
 //! The location map: who had a path is asked first, and what nobody has is not asked again at once.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 
 use crate::support::fleet::Fleet;
 use crate::support::hopfall::Hopfall;
@@ -139,6 +139,30 @@ fn who_looked_for_a_file_while_it_was_uploaded_has_not_seen_it() {
     assert_eq!(hopfall.get("/cat.jpg").status, 404);
     release.send(()).unwrap();
     assert_eq!(uploader.response().status, 201);
+    assert_eq!(hopfall.get("/cat.jpg").status, 200);
+}
+
+/// What it has sent may have made a file, or taken one away.
+#[test]
+fn an_upload_that_its_client_gives_up_is_forgotten_of_the_map_too() {
+    let there = Arc::new(AtomicBool::new(false));
+    let is_there = there.clone();
+    let node = Origin::respond(move |_| match is_there.load(Ordering::Relaxed) {
+        true => Reply::ok("meow"),
+        false => Reply::status(404),
+    });
+    let fleet = Fleet::new().node("node", node.addr()).top("location: { control: 0 }");
+    let hopfall = fleet.pool("from_nodes: trust").start();
+    let mut uploader = hopfall.connect();
+    uploader.request("PUT", "/cat.jpg", &[("Content-Length", "100")]).send("meow");
+    wait_until("it is under way", PATIENCE, || node.open() == 1);
+    wait_until("the map says that nobody has it", PATIENCE, || {
+        assert_eq!(hopfall.get("/cat.jpg").status, 404);
+        hopfall.metrics().value("hopfall_location_lookups_total", &[("result", "nowhere")]) > 0.0
+    });
+    there.store(true, Ordering::Relaxed);
+    drop(uploader);
+    wait_until("it has ended", PATIENCE, || hopfall.access_log().iter().any(|line| line["method"] == "PUT"));
     assert_eq!(hopfall.get("/cat.jpg").status, 200);
 }
 
