@@ -45,7 +45,7 @@ pub enum Outcome {
     Broken(Failure),
     /// The store refuses us for a reason that an operator must mend: a wrong key, a wrong region.
     Misconfigured(u16),
-    /// It was left: another target answered first (hedging), or the request's time was up.
+    /// It was left: another target answered first (hedging), the request's time was up, or its client sent what was refused.
     Dropped,
 }
 

@@ -282,7 +282,9 @@ impl ProxyHttp for Front {
             // What it has sent may have changed the file all the same.
             self.forget(context);
         } else {
-            self.record(context, Outcome::Broken(failure));
+            // What was refused for its own shape is no fault of the node.
+            let refused = context.trip.misshapen.is_some();
+            self.record(context, if refused { Outcome::Dropped } else { Outcome::Broken(failure) });
         }
         if let Some(native) = &mut context.native {
             native.refusal = Refusal { status, failure: Some(failure) };

@@ -64,7 +64,7 @@ impl Front {
         let node = &pool.nodes[node];
         node.metrics.attempted(outcome.as_str());
         let signal = if outcome.harms_health() { Signal::RequestFailed } else { Signal::RequestPassed };
-        if !matches!(outcome, Outcome::Busy(_)) {
+        if !matches!(outcome, Outcome::Busy(_) | Outcome::Dropped) {
             pool.observe(node, signal, chain.snapshot.now(), &chain.metrics);
         }
         let (began, took) = (native.began.saturating_duration_since(context.started), native.began.elapsed());

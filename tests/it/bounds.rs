@@ -198,6 +198,25 @@ fn an_upload_beyond_its_bound_is_413() {
     assert_eq!(client.response().status, 413);
 }
 
+/// Else anybody could bring the nodes down.
+#[test]
+fn an_upload_beyond_its_bound_is_no_fault_of_the_node() {
+    let (a, b) = (Origin::always(Reply::ok("x")), Origin::always(Reply::ok("x")));
+    let fleet = Fleet::new().node("a", a.addr()).node("b", b.addr()).listener("body_bytes: 1000");
+    let hopfall = fleet.pool("health: { fall: 1 }").start();
+    for _ in 0..4 {
+        let mut client = hopfall.connect();
+        client.send("POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+        for _ in 0..3 {
+            let _ = client.try_send(format!("1f4\r\n{}\r\n", "x".repeat(500)));
+        }
+        assert_eq!(client.response().status, 413);
+    }
+    let metrics = hopfall.metrics();
+    assert_eq!(metrics.sum("hopfall_attempts_total", &[("outcome", "dropped")]), 4.0);
+    assert_eq!(metrics.sum("hopfall_node_up", &[]), 2.0);
+}
+
 /// At most 40 KiB of resident memory for each idle client connection.
 #[test]
 fn idle_connections_are_cheap() {
