@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Version, header};
-use log::{debug, warn};
+use log::{Level, debug, log};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::ServerSession;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
@@ -409,9 +409,13 @@ impl ProxyHttp for Front {
             native.permit = None;
             context.trip.sent = session.body_bytes_sent() as u64;
         }
-        let status = session.response_written().map_or(0, |head| head.status.as_u16());
+        let status = session.response_written().map(|head| head.status.as_u16());
+        // An interim one is no answer.
+        let status = status.filter(|status| *status >= 200 || *status == 101).unwrap_or(0);
         if let (Some(error), 0) = (error, status) {
-            warn!("a request ended without an answer: {error}");
+            // A client that goes is no trouble of ours, and is in the access log.
+            let level = if context.trip.aborted == Some("client") { Level::Debug } else { Level::Warn };
+            log!(level, "a request ended without an answer: {error}");
         }
         let took = context.started.elapsed();
         let trip = &context.trip;

@@ -217,6 +217,24 @@ fn an_upload_beyond_its_bound_is_no_fault_of_the_node() {
     assert_eq!(metrics.sum("hopfall_node_up", &[]), 2.0);
 }
 
+#[test]
+fn a_client_that_gives_its_upload_up_is_no_warning() {
+    let node = Origin::always(Reply::ok("x"));
+    let hopfall = Fleet::new().node("node", node.addr()).start();
+    for expect in [&[][..], &[("Expect", "100-continue")]] {
+        let mut client = hopfall.connect();
+        client.request("PUT", "/x", &[&[("Content-Length", "100")], expect].concat()).send("meow");
+        wait_until("it is under way", SOON, || node.open() == 1);
+        drop(client);
+        wait_until("it has ended", SOON, || node.open() == 0);
+    }
+    wait_until("both are told", SOON, || hopfall.access_log().len() == 2);
+    for line in hopfall.access_log() {
+        assert_eq!((line["status"].as_u64(), line["aborted"].as_str()), (Some(0), Some("client")), "{line}");
+    }
+    assert!(!hopfall.log().contains("without an answer"), "{}", hopfall.log());
+}
+
 /// At most 40 KiB of resident memory for each idle client connection.
 #[test]
 fn idle_connections_are_cheap() {
