@@ -355,9 +355,11 @@ enum Left {
 
 /// Who this process is to other proxies: what the config says, else what the process before was, else by chance.
 fn identity(config: &Config, state: Option<&State>) -> Identity {
-    let named = config.identity.name.clone().or_else(|| state.map(|state| state.name.clone()));
+    // Another version need not have said either.
+    let before = state.map(|state| state.name.clone()).filter(|name| !name.is_empty());
+    let named = config.identity.name.clone().or(before);
     let name = named.unwrap_or_else(|| format!("hopfall-{:08x}", rand::random::<u32>()));
-    match (&config.identity.mark_key, state) {
+    match (&config.identity.mark_key, state.filter(|state| !state.key.is_empty())) {
         (Some(key), _) => Identity::new(&name, key.expose().as_bytes()),
         (None, Some(state)) => Identity::new(&name, &state.key),
         (None, None) => Identity::new(&name, &rand::random::<[u8; 32]>()),
@@ -430,3 +432,23 @@ const ADMIN_LIMITS: Limits = Limits {
     stall_timeout: Duration::from_secs(30),
     head_bytes: 64 * 1024,
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Surroundings;
+
+    #[test]
+    fn who_is_not_told_who_it_was_is_somebody_all_the_same() {
+        let yaml = "listeners: [{ name: w, address: \"127.0.0.1:0\", route: r }]\n\
+                    pools: { p: { nodes: [{ name: n, address: \"127.0.0.1:1\" }] } }\nroutes: { r: { chain: [p] } }\n";
+        let surroundings = Surroundings { variable: &|_| None, read: &|_| Err(std::io::ErrorKind::NotFound.into()) };
+        let config = Config::parse("test", yaml, &surroundings).unwrap();
+        let told = State { name: "a".into(), key: vec![1], ..State::default() };
+        let known = identity(&config, Some(&told));
+        assert_eq!((known.name(), known.key()), ("a", &[1][..]));
+        let fresh = identity(&config, Some(&State::default()));
+        assert!(fresh.name().starts_with("hopfall-"), "{}", fresh.name());
+        assert_eq!(fresh.key().len(), 32);
+    }
+}
