@@ -9,9 +9,9 @@ mod successor;
 mod upgrade;
 mod watch;
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -256,26 +256,35 @@ impl Server {
     }
 
     /// Serves until `told` says how to stop. While draining, a second word from `told` ends it at once.
-    pub async fn run(mut self, mut told: impl AsyncFnMut() -> Told) {
+    pub async fn run(self, mut told: impl AsyncFnMut() -> Told) {
+        // What is waited for here is never begun anew, whatever is waited for beside it.
+        let (say, mut hear) = mpsc::channel(1);
+        let saying = async {
+            while let Ok(place) = say.reserve().await {
+                place.send(told().await);
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.serve(async || hear.recv().await.unwrap_or(Told::StopNow)) => {}
+            () = saying => {}
+        }
+    }
+
+    async fn serve(mut self, mut told: impl AsyncFnMut() -> Told) {
         // What was told while something else was done.
-        let mut next = None;
+        let mut waiting = VecDeque::new();
         loop {
-            let word = if let Some(word) = next.take() {
-                Some(word)
-            } else {
-                let mut word = pin!(told());
-                loop {
-                    tokio::select! {
-                        word = &mut word => break Some(word),
-                        Some(order) = self.orders.recv() => match self.obey(order, word.as_mut()).await {
-                            (Left::Yes, _) => break None,
-                            (Left::No, Some(word)) => break Some(word),
-                            (Left::No, None) => {}
-                        }
+            let word = match waiting.pop_front() {
+                Some(word) => word,
+                None => tokio::select! {
+                    word = told() => word,
+                    Some(order) = self.orders.recv() => match self.obey(order, &mut told, &mut waiting).await {
+                        Left::Yes => return self.leave(told).await,
+                        Left::No => continue,
                     }
-                }
+                },
             };
-            let Some(word) = word else { return self.leave(told).await };
             match word {
                 Told::Drain => break,
                 Told::StopNow => {
@@ -284,11 +293,9 @@ impl Server {
                 }
                 Told::Reload => drop(self.reload().await),
                 Told::Upgrade => {
-                    let (done, meanwhile) = self.upgrade(told()).await;
-                    if done.is_ok() {
+                    if self.upgrade(&mut told, &mut waiting).await.is_ok() {
                         return self.leave(told).await;
                     }
-                    next = meanwhile;
                 }
                 Told::ReopenLogs => self.access_log.reopen(),
             }
@@ -317,19 +324,19 @@ impl Server {
         }
     }
 
-    /// Also gives what was told meanwhile.
-    async fn obey(&mut self, order: Order, word: impl Future<Output = Told>) -> (Left, Option<Told>) {
-        let (told, left, meanwhile, reply) = match order {
-            Order::Reload(reply) => (self.reload().await, Left::No, None, reply),
+    /// What is told meanwhile goes to those `waiting`.
+    async fn obey(&mut self, order: Order, told: &mut impl AsyncFnMut() -> Told, waiting: &mut VecDeque<Told>) -> Left {
+        let (done, left, reply) = match order {
+            Order::Reload(reply) => (self.reload().await, Left::No, reply),
             Order::Upgrade(reply) => {
-                let (told, meanwhile) = self.upgrade(word).await;
-                let left = if told.is_ok() { Left::Yes } else { Left::No };
-                (told, left, meanwhile, reply)
+                let done = self.upgrade(told, waiting).await;
+                let left = if done.is_ok() { Left::Yes } else { Left::No };
+                (done, left, reply)
             }
         };
         // Who asked may have gone.
-        let _ = reply.send(told);
-        (left, meanwhile)
+        let _ = reply.send(done);
+        left
     }
 
     /// Lets go of what was told of requests.

@@ -2,6 +2,7 @@
 //! one serves, this one accepts no more, answers what is asked on the connections that it has, and ends. When the new one
 //! fails, nothing has changed.
 
+use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,21 +22,34 @@ use crate::chain::Chain;
 impl Server {
     /// Starts the program anew and hands over to it. When it serves, this process is to leave; else it goes on.
     ///
-    /// `word` is what this process is told meanwhile. A word to stop ends the upgrade. What was told comes back.
+    /// What this process is `told` meanwhile goes to those `waiting`. A word to stop ends the upgrade.
+    ///
+    /// # Errors
+    /// When the new process does not come to serve.
     pub(super) async fn upgrade(
         &mut self,
-        word: impl Future<Output = Told>,
-    ) -> (Result<String, Refused>, Option<Told>) {
-        let mut meanwhile = None;
-        let done = self.try_upgrade(async { *meanwhile.insert(word.await) }).await;
+        told: &mut impl AsyncFnMut() -> Told,
+        waiting: &mut VecDeque<Told>,
+    ) -> Result<String, Refused> {
+        let stop = async {
+            loop {
+                let word = told().await;
+                waiting.push_back(word);
+                if matches!(word, Told::Drain | Told::StopNow) {
+                    return;
+                }
+            }
+        };
+        let done = self.try_upgrade(stop).await;
         match &done {
             Ok(told) => info!("upgraded: {told}"),
             Err(refused) => error!("not upgraded, and serving goes on as before: {refused}"),
         }
-        (done, meanwhile)
+        done
     }
 
-    async fn try_upgrade(&mut self, word: impl Future<Output = Told>) -> Result<String, Refused> {
+    /// Ends without success when `stop` ends before.
+    async fn try_upgrade(&mut self, stop: impl Future<Output = ()>) -> Result<String, Refused> {
         let not_now = |error: anyhow::Error| Refused::NotNow(format!("{error:#}"));
         if std::process::id() == 1 {
             let why = "this is the first process of its container, which ends with it: replace the container";
@@ -47,16 +61,9 @@ impl Server {
         let (here, there) = UnixStream::pair().context("no socket pair").map_err(not_now)?;
         let ours = here.try_clone().context("no socket pair").map_err(not_now)?;
         let mut handed = tokio::task::spawn_blocking(move || hand_over(&program, &here, there, &chain, &sockets));
-        let word = async {
-            match word.await {
-                Told::Drain | Told::StopNow => {}
-                // It waits until this is done.
-                _ => std::future::pending().await,
-            }
-        };
         let handed = tokio::select! {
             handed = &mut handed => handed,
-            () = word => {
+            () = stop => {
                 // Who waits for the new process is woken, and ends it.
                 let _ = ours.shutdown(Shutdown::Both);
                 handed.await.map(|done| done.context("this process is told to stop"))

@@ -168,6 +168,8 @@ fn a_process_whose_heir_hangs_can_be_stopped() {
         let heir = fs::read_to_string(&note).unwrap().trim().parse().unwrap();
         fs::remove_file(&note).unwrap();
         assert_eq!(hopfall.get("/x").status, 200, "nobody notices");
+        // As logrotate does; it has to wait, and keeps nothing else waiting.
+        hopfall.signal("USR1");
         hopfall.signal("TERM");
         assert_eq!(hopfall.wait_exit(PATIENCE), Some(0));
         let log = hopfall.log();
