@@ -340,10 +340,11 @@ fn examine(path: &Path, patience: Duration, json: bool) -> ExitCode {
 }
 
 /// Puts another content into a file whole, so that neither a full disk nor a crash leaves half of it. A link stays one, and
-/// mode and owner stay what they are.
+/// mode and owner stay what they are. Where that cannot be (another's file, one that is mounted), it is written in place.
 fn rewrite(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let path = path.canonicalize()?;
-    let beside = path.with_added_extension("new");
+    // A name that nobody else has.
+    let beside = path.with_added_extension(format!("{}.new", std::process::id()));
     let owner = path.metadata()?;
     let written = std::fs::copy(&path, &beside)
         .and_then(|_| std::os::unix::fs::chown(&beside, Some(owner.uid()), Some(owner.gid())))
@@ -353,7 +354,12 @@ fn rewrite(path: &Path, content: &[u8]) -> std::io::Result<()> {
         // It may be half of what it should be.
         let _ = std::fs::remove_file(&beside);
     }
-    written
+    match written {
+        Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ResourceBusy) => {
+            std::fs::write(&path, content)
+        }
+        written => written,
+    }
 }
 
 fn fmt(path: &Path, check: bool) -> ExitCode {

@@ -10,7 +10,7 @@ use regex::Regex;
 use serde_json::Value;
 
 use crate::support::documents::{anchor, path, read};
-use crate::support::hopfall::command;
+use crate::support::hopfall::{BINARY, command};
 use crate::support::schema::mistakes;
 
 /// Holds a file against what it should be, and writes it if that is asked for.
@@ -130,6 +130,27 @@ fn a_file_is_laid_out_anew_with_its_comments_and_its_meaning() {
     assert!(refused.stderr.contains("hopfall.yaml:") && !refused.stderr.contains("hunter2"), "{}", refused.stderr);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "a: [1\nsecret_key: hunter2\n");
     assert_eq!(command(&["fmt", "/nowhere"]).code, Some(1));
+}
+
+/// Its folder's other files are nobody's to touch, and one that is mounted, as into a container, can only be written in place.
+#[test]
+fn a_file_is_laid_out_anew_where_it_cannot_be_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let [file, beside, mounted] = ["a.yaml", "a.yaml.new", "b.yaml"].map(|name| folder.path().join(name));
+    let untidy = "a:   1\n";
+    std::fs::write(&file, untidy).unwrap();
+    std::fs::write(&beside, "mine").unwrap();
+    assert_eq!(command(&["fmt", file.to_str().unwrap()]).code, Some(0));
+    assert_eq!(std::fs::read_to_string(&beside).unwrap(), "mine");
+
+    std::fs::write(&file, untidy).unwrap();
+    std::fs::write(&mounted, "").unwrap();
+    let mounting = r#"mount --bind "$1" "$2" && exec "$3" fmt "$2""#;
+    let mut apart = std::process::Command::new("unshare");
+    apart.args(["--mount", "sh", "-c", mounting, "sh"]).args([&file, &mounted]).arg(BINARY);
+    assert!(apart.status().unwrap().success());
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "a: 1\n");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3, "nothing is left behind");
 }
 
 #[test]
