@@ -36,9 +36,9 @@ impl Bill {
         }
     }
 
-    /// A request that is about to be sent. It is paid for when this is dropped.
-    pub fn request(&self) -> Unpaid<'_> {
-        Unpaid(Some(self))
+    /// A request that was sent.
+    pub fn request(&self) {
+        self.pay(self.prices.of(0));
     }
 
     /// Takes in bytes of a body that came.
@@ -86,25 +86,6 @@ impl Bill {
         let mut day = self.day.lock().unwrap_or_else(PoisonError::into_inner);
         day.spend(nanodollars, now);
         self.cost_today.set(dollars(day.spent(now)));
-    }
-}
-
-/// A request that may be sent.
-#[must_use]
-pub struct Unpaid<'a>(Option<&'a Bill>);
-
-impl Unpaid<'_> {
-    /// It was not sent: it costs nothing.
-    pub fn waive(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Unpaid<'_> {
-    fn drop(&mut self) {
-        if let Some(bill) = self.0 {
-            bill.pay(bill.prices.of(0));
-        }
     }
 }
 

@@ -241,14 +241,11 @@ impl S3Origin {
             warn!("store {}: a request could not be made: {error:#}", self.config.name);
             Outcome::Down(Failure::ProxyInternalError)
         })?;
-        // Paid for even if nobody waits for the answer any more.
-        let unpaid = self.bill.request();
+        let mut sending = Sending { store: self, method, status: None, may_be_sent: true };
         let mut sent = self.upstream.exchange(address, &request, deadline, &self.metrics.connects, permit).await;
-        if matches!(sent, Err(Outcome::Down(_) | Outcome::Busy(_))) {
-            unpaid.waive();
-        }
-        let code = sent.as_ref().map_or_else(|_| "error".to_owned(), |answer| answer.status().to_string());
-        self.all_metrics.s3_requests.with_label_values(&[method.as_str(), code.as_str()]).inc();
+        sending.status = sent.as_ref().ok().map(Live::status);
+        sending.may_be_sent = !matches!(sent, Err(Outcome::Down(_) | Outcome::Busy(_)));
+        drop(sending);
         if let Ok(live) = &mut sent {
             live.bill_to(self.bill.clone());
         }
@@ -391,6 +388,25 @@ impl S3Origin {
             let (name, bucket) = (&self.config.name, &self.config.bucket);
             let advice = answer::advice(status, code);
             error!("store {name}: bucket {bucket} answered {status} {}: {advice}", code.unwrap_or("without a code"));
+        }
+    }
+}
+
+/// A request on its way. When it ends it is counted, and paid for if it may have been sent: even if nobody waits for the
+/// answer any more.
+struct Sending<'a> {
+    store: &'a S3Origin,
+    method: &'a Method,
+    status: Option<u16>,
+    may_be_sent: bool,
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        let code = self.status.map_or_else(|| "error".to_owned(), |status| status.to_string());
+        self.store.all_metrics.s3_requests.with_label_values(&[self.method.as_str(), code.as_str()]).inc();
+        if self.may_be_sent {
+            self.store.bill.request();
         }
     }
 }
