@@ -42,7 +42,13 @@ impl Server {
         };
         let done = self.try_upgrade(stop).await;
         match &done {
-            Ok(told) => info!("upgraded: {told}"),
+            Ok(told) => {
+                info!("upgraded: {told}");
+                // What this process still has to write must not go to a file that was renamed.
+                if waiting.contains(&Told::ReopenLogs) {
+                    self.access_log.reopen();
+                }
+            }
             Err(refused) => error!("not upgraded, and serving goes on as before: {refused}"),
         }
         done
