@@ -197,7 +197,8 @@ pub struct Listener {
     /// 10s, at most 60s.
     pub header_timeout: Option<Field<Duration>>,
     /// Longest time that a connection may be idle between requests. Default 60s. On a `tcp` listener: longest time without a
-    /// byte either way, after which both sides are reset; default 10m.
+    /// byte either way, after which both sides are reset (a side that stops taking what it was sent has twice as long);
+    /// default 10m.
     pub idle_timeout: Option<Field<Duration>>,
     /// Longest time that a client may stall while it receives an answer or sends a body. Default 30s.
     pub stall_timeout: Option<Field<Duration>>,
