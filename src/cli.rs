@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -489,19 +489,14 @@ fn ask(arguments: &AdminArgs, method: &str, page: &str, parameters: &[(&str, &st
 
 /// One request on a connection of its own; the whole answer, within `patience`.
 fn request(
-    mut admin: SocketAddr,
+    admin: SocketAddr,
     method: &str,
     page: &str,
     parameters: &[(&str, &str)],
     authorization: &str,
     patience: Duration,
 ) -> std::io::Result<String> {
-    // What listens on all addresses is not asked on "all": not every system takes that for this machine.
-    match admin.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => admin.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => admin.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
+    let admin = config::as_asked_from_here(admin);
     let end = Instant::now() + patience;
     let mut stream = TcpStream::connect_timeout(&admin, patience)?;
     let encode = |text| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC);

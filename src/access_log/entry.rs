@@ -88,7 +88,7 @@ impl Entry<'_> {
             referer: String::from_utf8_lossy(self.referer),
             refused: self.trip.misshapen,
             sample_one_in: one_in,
-            seconds: (self.took.as_secs_f64() * 1e6).round() / 1e6,
+            seconds: seconds(self.took),
             served_by: self.trip.served_by.as_deref().unwrap_or("hopfall"),
             status: self.status,
             target: String::from_utf8_lossy(self.target),
@@ -103,8 +103,8 @@ impl Entry<'_> {
 
     /// Apache's combined format, with the hops as one more quoted field.
     pub(super) fn combined(&self, text: &mut Vec<u8>) -> io::Result<()> {
-        let time = Timestamp::try_from(self.time).unwrap_or_default();
-        write!(text, "{} - - [{}] \"{} ", self.client, time.strftime("%d/%b/%Y:%H:%M:%S +0000"), self.method)?;
+        begin_combined(self.client, self.time, text)?;
+        write!(text, "\"{} ", self.method)?;
         escape(self.target, text)?;
         write!(text, " {}\" {} {}", self.protocol, self.status, self.trip.sent)?;
         let hops = self.trip.hops().to_string();
@@ -116,6 +116,17 @@ impl Entry<'_> {
         text.push(b'\n');
         Ok(())
     }
+}
+
+/// With microseconds.
+pub(super) fn seconds(took: Duration) -> f64 {
+    (took.as_secs_f64() * 1e6).round() / 1e6
+}
+
+/// What a line in the combined format has before the request.
+pub(super) fn begin_combined(client: IpAddr, time: SystemTime, text: &mut Vec<u8>) -> io::Result<()> {
+    let time = Timestamp::try_from(time).unwrap_or_default();
+    write!(text, "{client} - - [{}] ", time.strftime("%d/%b/%Y:%H:%M:%S +0000"))
 }
 
 /// Adds what a quoted field may hold; the rest as Apache escapes it, so that no client can write a line of its own.

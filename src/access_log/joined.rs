@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::entry::escape;
+use super::entry::{begin_combined, escape, seconds};
 
 /// One connection that was joined to a node, or that no node took.
 pub struct Joined<'a> {
@@ -77,7 +77,7 @@ impl Joined<'_> {
             protocol: "TCP",
             received: self.received,
             sample_one_in: one_in,
-            seconds: (self.took.as_secs_f64() * 1e6).round() / 1e6,
+            seconds: seconds(self.took),
             served_by: self.node,
             time: format_args!("{time:.3}"),
         };
@@ -88,8 +88,8 @@ impl Joined<'_> {
 
     /// Apache's combined format, as if it was a CONNECT to the listener, so that what reads requests can read it.
     pub(super) fn combined(&self, text: &mut Vec<u8>) -> io::Result<()> {
-        let time = Timestamp::try_from(self.time).unwrap_or_default();
-        write!(text, "{} - - [{}] \"CONNECT ", self.client, time.strftime("%d/%b/%Y:%H:%M:%S +0000"))?;
+        begin_combined(self.client, self.time, text)?;
+        text.extend_from_slice(b"\"CONNECT ");
         escape(self.listener.as_bytes(), text)?;
         let status = if self.node.is_some() { 200 } else { 503 };
         write!(text, " TCP\" {status} {} \"-\" \"-\" \"", self.sent)?;

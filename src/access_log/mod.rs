@@ -1,4 +1,5 @@
-//! The access log: one line a request, with its hops, and one a connection of a tcp listener. Written by a thread of its own, off the hot path.
+//! The access log: one line a request, with its hops, and one a connection of a tcp listener. Written by a thread of its
+//! own, off the hot path.
 
 mod entry;
 mod joined;
@@ -43,24 +44,28 @@ impl AccessLog {
     }
 
     pub fn write(&self, entry: &Entry<'_>) {
-        let entry = Entry { client: self.clients.address(entry.client), ..*entry };
         self.put(
             || entry.trip.went_wrong(entry.status),
-            |format, one_in, line| match format {
-                AccessFormat::Combined => entry.combined(line),
-                _ => entry.json(one_in, line),
+            |format, one_in, line| {
+                let entry = Entry { client: self.clients.address(entry.client), ..*entry };
+                match format {
+                    AccessFormat::Combined => entry.combined(line),
+                    _ => entry.json(one_in, line),
+                }
             },
         );
     }
 
     /// The same of a connection of a tcp listener.
     pub fn write_joined(&self, joined: &Joined<'_>) {
-        let joined = Joined { client: self.clients.address(joined.client), ..*joined };
         self.put(
             || joined.went_wrong(),
-            |format, one_in, line| match format {
-                AccessFormat::Combined => joined.combined(line),
-                _ => joined.json(one_in, line),
+            |format, one_in, line| {
+                let joined = Joined { client: self.clients.address(joined.client), ..*joined };
+                match format {
+                    AccessFormat::Combined => joined.combined(line),
+                    _ => joined.json(one_in, line),
+                }
             },
         );
     }

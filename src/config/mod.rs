@@ -10,7 +10,7 @@ mod pem;
 mod resolve;
 mod schema;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -434,4 +434,15 @@ fn read(path: &Path) -> Result<String, Problems> {
         let problem = Problem::of_file(message, "name a file that exists and is UTF-8 text");
         Problems::new(&path.display().to_string(), "", vec![problem], &[])
     })
+}
+
+/// Where a program on this machine reaches a listener. What listens on all addresses is not asked on "all": not every system
+/// takes that for this machine.
+pub fn as_asked_from_here(mut listener: SocketAddr) -> SocketAddr {
+    match listener.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => listener.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => listener.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    listener
 }

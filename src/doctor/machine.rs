@@ -1,7 +1,7 @@
 //! This machine: ports, limits, files and folders.
 
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::Finding;
-use crate::config::{Config, Destination};
+use crate::config::{self, Config, Destination};
 use crate::disk::{self, Claim, Settings};
 
 /// Whether the address can be bound. Nothing listens on it meanwhile, so that no client is drawn to it.
@@ -63,12 +63,8 @@ fn bind(address: SocketAddr) -> io::Result<()> {
 }
 
 /// The addresses of the listeners of a hopfall, if its admin listener answers there.
-async fn listening(mut admin: SocketAddr) -> Option<Vec<SocketAddr>> {
-    match admin.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => admin.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => admin.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
+async fn listening(admin: SocketAddr) -> Option<Vec<SocketAddr>> {
+    let admin = config::as_asked_from_here(admin);
     let asking = async {
         let mut stream = TcpStream::connect(admin).await?;
         let request = format!("GET /status.json HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n");

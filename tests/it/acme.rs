@@ -359,20 +359,25 @@ fn a_certificate_from_files_serves_until_the_ca_has_issued_one() {
     assert!(shown(&hopfall, "nobody.test", &[]).contains("DNS:other.test"), "and are the default");
 }
 
-#[test]
-fn a_file_that_is_good_comes_before_what_the_ca_issued_when_its_time_is_over() {
-    let site = Site::new();
-    let ca = site.ca();
-    let mut hopfall = site.start(&ca, "tls: { acme: [a.test] }", "");
+/// With these files for the listener, and a certificate of the CA for a.test whose time is over and that cannot be renewed.
+fn beside_what_has_expired(site: &Site, ca: &Ca, files: &Certificate) -> Hopfall {
+    let mut hopfall = site.start(ca, "tls: { acme: [a.test] }", "");
     wait_for_certificate(&hopfall, "a.test");
     hopfall.terminate();
     let expired = Certificate::expired(&["a.test"]);
     std::fs::write(site.kept().join("a.test.pem"), expired.key_pem.clone() + &expired.cert_pem).unwrap();
     ca.refuse_orders(Some(problem(429, "rateLimited")));
-    let files = Certificate::for_names(&["a.test", "other.test"]);
     let pair = format!("certificate: \"{}\", key: \"{}\"", files.cert_path().display(), files.key_path().display());
-    let hopfall = site.start(&ca, &format!("tls: {{ {pair}, acme: [a.test] }}"), "");
+    let hopfall = site.start(ca, &format!("tls: {{ {pair}, acme: [a.test] }}"), "");
     hopfall.wait_for_log("a.test: ");
+    hopfall
+}
+
+#[test]
+fn a_file_that_is_good_comes_before_what_the_ca_issued_when_its_time_is_over() {
+    let (site, files) = (Site::new(), Certificate::for_names(&["a.test", "other.test"]));
+    let ca = site.ca();
+    let hopfall = beside_what_has_expired(&site, &ca, &files);
     assert!(shown(&hopfall, "a.test", &[]).contains("DNS:other.test"));
     ca.refuse_orders(None);
     assert!(wait_for_certificate(&hopfall, "a.test").contains("Pebble"), "until the CA has issued another one");
@@ -380,18 +385,9 @@ fn a_file_that_is_good_comes_before_what_the_ca_issued_when_its_time_is_over() {
 
 #[test]
 fn what_the_ca_issued_comes_before_a_file_for_another_name_even_when_its_time_is_over() {
-    let site = Site::new();
+    let (site, files) = (Site::new(), Certificate::for_names(&["other.test"]));
     let ca = site.ca();
-    let mut hopfall = site.start(&ca, "tls: { acme: [a.test] }", "");
-    wait_for_certificate(&hopfall, "a.test");
-    hopfall.terminate();
-    let expired = Certificate::expired(&["a.test"]);
-    std::fs::write(site.kept().join("a.test.pem"), expired.key_pem.clone() + &expired.cert_pem).unwrap();
-    ca.refuse_orders(Some(problem(429, "rateLimited")));
-    let files = Certificate::for_names(&["other.test"]);
-    let pair = format!("certificate: \"{}\", key: \"{}\"", files.cert_path().display(), files.key_path().display());
-    let hopfall = site.start(&ca, &format!("tls: {{ {pair}, acme: [a.test] }}"), "");
-    hopfall.wait_for_log("a.test: ");
+    let hopfall = beside_what_has_expired(&site, &ca, &files);
     assert!(shown(&hopfall, "a.test", &[]).contains("DNS:a.test"));
 }
 
